@@ -1,0 +1,1 @@
+"""Where a lab runs. One module or package a backend."""

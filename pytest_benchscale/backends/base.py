@@ -1,0 +1,255 @@
+"""The contract that every backend fulfils, ours and a third party's, and the data it works on.
+
+A backend is told what to build by plans, plain data that the lab has worked out of the topology:
+every address, device name, MAC and route is decided before the first thing is created. It answers
+with infos, what there really is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from pytest_benchscale.topology.addressing import IpAddress, IpInterface, IpNetwork
+from pytest_benchscale.topology.model import Conditions, Network, NodeSpec, Topology
+from pytest_benchscale.transports.base import Transport
+
+__all__ = [
+    "Backend",
+    "Capability",
+    "InterfacePlan",
+    "LabPlan",
+    "NetworkInfo",
+    "NetworkPlan",
+    "NodeInfo",
+    "NodePlan",
+    "NodeStatus",
+    "OwnedThing",
+    "Route",
+]
+
+
+
+class Capability(StrEnum):
+    """What not every backend can do. A backend declares what it has; the rest raises `NotSupported`."""
+
+    PAUSE = "pause and resume"
+    STOP = "stop and start"
+    CONDITIONS = "network conditions"
+    PARTITIONS = "partitions"
+    MEMORY_LIMIT = "memory limits"
+    CPU_LIMIT = "CPU limits"
+    DISK_SIZE = "disk sizes"
+    INTERNET = "networks with internet access"
+    CLOUD_INIT = "cloud-init"
+    EXISTING = "existing machines"
+    PUBLISHED_PORTS = "published ports"
+    VOLUMES = "volumes"
+    MAIN_COMMAND = "a main command"
+    USERS = "commands as another user"
+    KEEP = "keeping a lab after the session"
+
+
+class NodeStatus(StrEnum):
+    """The state of a node."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"  # because somebody asked for it
+    DEAD = "dead"  # by itself
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """A network to create.."""
+
+    name: str
+    subnet: IpNetwork
+    gateway: IpAddress | None
+    internet: bool
+    spec: Network
+
+
+@dataclass(frozen=True, slots=True)
+class InterfacePlan:
+    """One attachment of a node: the device is named `eth0`, `eth1`, ... in the order of the file."""
+
+    network: str
+    device: str
+    mac: str
+    address: IpInterface
+    conditions: Conditions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of a node; `destination` 0.0.0.0/0 or ::/0 is the default route."""
+
+    destination: IpNetwork
+    via: IpAddress
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """A node to create.
+
+    `image` is the backend's own reference (never a catalogue name). `hosts` maps the name of every
+    node of the lab to the addresses by which this node reaches it. `forwards` says that the node is
+    a network's gateway, so the kernel must forward its packets.
+    """
+
+    name: str
+    hostname: str
+    image: str
+    interfaces: tuple[InterfacePlan, ...]
+    routes: tuple[Route, ...]
+    hosts: Mapping[str, tuple[IpAddress, ...]]
+    forwards: bool
+    env: Mapping[str, str]
+    spec: NodeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """A whole lab: what `open` is told. `directory` is where relative paths of the file start."""
+
+    lab_id: str
+    name: str
+    directory: Path
+    networks: tuple[NetworkPlan, ...]
+    nodes: tuple[NodePlan, ...]
+    timeout_scale: float = 1.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """A network that exists. `bridge` names the Linux bridge where there is one."""
+
+    name: str
+    subnet: IpNetwork
+    gateway: IpAddress | None
+    internet: bool
+    bridge: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """A node that exists. Both mappings go by network name."""
+
+    name: str
+    status: NodeStatus
+    addresses: Mapping[str, IpAddress]
+    interfaces: Mapping[str, str]
+    reason: str | None = None  # why it is dead, where known
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedThing:
+    """Something outside our process tree that a lab owns: for garbage collection."""
+
+    kind: str
+    identifier: str
+    lab_id: str
+
+
+class Backend(Protocol):
+    """One instance serves one lab, from `open` to `close`; `probe` and `can_run` work before `open`.
+
+    Every method may be cancelled, except that the delete methods and `close` run shielded with a
+    deadline of the lab's.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[frozenset[Capability]]
+
+    async def probe(self) -> str:
+        """Return the version of what the backend runs on.
+
+        Raises:
+            BackendUnavailable: it cannot be used here; says why and what to do.
+        """
+        ...
+
+    def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
+        """Return the reasons why this backend cannot run the topology; empty: it can.
+
+        `images` are the user's own mappings of image names to this backend's references. Conditions
+        are not looked at: the lab decides about them.
+        """
+        ...
+
+    def notes(self, topology: Topology) -> Sequence[str]:
+        """Return what is declared but not enforced here, such as memory limits, for the report header."""
+        ...
+
+    async def open(self, plan: LabPlan) -> None:
+        """Prepare for a lab. Nothing of the lab exists before."""
+        ...
+
+    async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
+        """Create a network."""
+        ...
+
+    async def delete_network(self, name: str) -> None:
+        """Delete a network; its nodes are gone. One that does not exist is no error."""
+        ...
+
+    async def create_node(self, plan: NodePlan) -> NodeInfo:
+        """Create a node and start it; on return it answers commands."""
+        ...
+
+    async def start_node(self, name: str) -> NodeInfo:
+        """Start a stopped or dead node, with the addresses, links and files that it had."""
+        ...
+
+    async def stop_node(self, name: str, grace: float) -> None:
+        """Stop a node in order: its main command gets SIGTERM and `grace` seconds."""
+        ...
+
+    async def kill_node(self, name: str) -> None:
+        """End a node at once, as a power cut does. Its links stay."""
+        ...
+
+    async def pause_node(self, name: str) -> None:
+        """Freeze everything in the node."""
+        ...
+
+    async def resume_node(self, name: str) -> None:
+        """Undo `pause_node`."""
+        ...
+
+    async def delete_node(self, name: str) -> None:
+        """Remove a node with all that belongs to it. One that does not exist is no error."""
+        ...
+
+    async def get_node(self, name: str) -> NodeInfo:
+        """Return the node's state as it is now."""
+        ...
+
+    async def list_nodes(self) -> Sequence[NodeInfo]:
+        """Return the state of every node of the lab."""
+        ...
+
+    def transport(self, name: str) -> Transport:
+        """Return the way into a running node; asked anew after each start."""
+        ...
+
+    async def logs(self, name: str) -> str:
+        """Return what the node has said so far; also of a dead one."""
+        ...
+
+    async def links(self, name: str) -> Mapping[str, str]:
+        """Return, by network name, the device on the host side where conditions apply."""
+        ...
+
+    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+        """Return what exists outside the process tree and carries this owner's label."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything that the lab still holds here. Safe to call twice, and without `open`."""
+        ...

@@ -1,0 +1,6 @@
+"""The `benchscale` command."""
+
+
+def main() -> int:
+    """Run it."""
+    return 2

@@ -1,0 +1,1 @@
+"""How a command or a file gets into a node."""

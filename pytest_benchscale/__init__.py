@@ -40,14 +40,28 @@ _HOME = {
     "WaitTimeout": "errors",
 }
 
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "BackendUnavailable",
+    "BenchscaleError",
+    "CommandFailed",
+    "CommandTimeout",
+    "ExecResult",
+    "Lab",
+    "LabError",
+    "Node",
+    "NodeDied",
+    "NotSupported",
+    "Topology",
+    "TopologyError",
+    "WaitTimeout",
+]
 
 
 def __getattr__(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module  # noqa: PLC0415 - as lazily as the names
 
     value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value

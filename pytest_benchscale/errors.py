@@ -58,7 +58,11 @@ class BenchscaleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a topology: where it is (1-based line and column) and what it is."""
+    """One thing that is wrong in a topology: where it is (1-based line and column) and what it is.
+
+    `line` and `column` are 0 where there are none: the topology came from Python, or the file as a whole is
+    wrong.
+    """
 
     path: Path | None
     line: int
@@ -67,8 +71,12 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        place = f"{self.path or '<topology>'}:{self.line}:{self.column}: "
-        return place + (f"{self.where}: {self.message}" if self.where else self.message)
+        place = f"{self.path or '<topology>'}:"
+        if self.line:
+            place += f"{self.line}:{self.column}:"
+        return " ".join(
+            part for part in (place, self.where and f"{self.where}:", self.message) if part
+        )
 
 
 class TopologyError(BenchscaleError):

@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 
-
 class Capability(StrEnum):
     """What not every backend can do. A backend declares what it has; the rest raises `NotSupported`."""
 

@@ -1,0 +1,1 @@
+"""The embedded backend: nodes made of Linux namespaces."""

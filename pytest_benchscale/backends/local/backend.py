@@ -1,0 +1,361 @@
+"""The embedded backend: nodes are Linux namespaces on this kernel; no root, no daemon, no download.
+
+All of a lab (bridges, links, mounts, files, processes) lives in namespaces that one process holds, so
+nothing touches the machine's own network or files, ten labs may use the same subnet, and the kernel
+removes everything when that process ends. See `holder` and `init` for the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import anyio
+
+from pytest_benchscale.backends.base import (
+    Capability,
+    LabPlan,
+    NetworkInfo,
+    NetworkPlan,
+    NodeInfo,
+    NodePlan,
+    NodeStatus,
+    OwnedThing,
+)
+from pytest_benchscale.backends.local.diagnosis import explain
+from pytest_benchscale.backends.local.lab_process import LabProcess
+from pytest_benchscale.backends.local.spec import node_spec, reasons_against
+from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
+from pytest_benchscale.topology.model import Topology
+from pytest_benchscale.transports.namespace import channel
+from pytest_benchscale.transports.namespace.channel import Message
+from pytest_benchscale.transports.namespace.client import NamespaceTransport
+
+__all__ = ["LocalBackend"]
+
+_START_SECONDS = 30.0
+
+
+class _LocalNode:
+    """A node as this side knows it."""
+
+    def __init__(self, plan: NodePlan, number: int) -> None:
+        self.plan = plan
+        self.number = number
+        self.status = NodeStatus.STOPPED
+        self.reason: str | None = None
+        self.transport: NamespaceTransport | None = None
+        # Whatever the main command writes; in memory, so that it outlives the node.
+        self.log = os.memfd_create("benchscale-log", os.MFD_CLOEXEC)
+        self.ready: anyio.Event = anyio.Event()
+        self.failure: Message | None = None
+        self.namespace = -1  # its network namespace, on the way to the holder
+
+    def info(self) -> NodeInfo:
+        interfaces = self.plan.interfaces
+        return NodeInfo(
+            name=self.plan.name,
+            status=self.status,
+            addresses={one.network: one.address.ip for one in interfaces},
+            interfaces={one.network: one.device for one in interfaces},
+            reason=self.reason,
+        )
+
+
+class LocalBackend:
+    """Nodes as Linux namespaces. `overlay=False` uses the fallback of a kernel without overlays."""
+
+    name: ClassVar[str] = "local"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {
+            Capability.PAUSE,
+            Capability.STOP,
+            Capability.VOLUMES,
+            Capability.MAIN_COMMAND,
+            Capability.USERS,
+        }
+    )
+
+    def __init__(self, *, overlay: bool = True) -> None:
+        self._overlay = overlay
+        self._process: LabProcess | None = None
+        self._plan: LabPlan | None = None
+        self._networks: dict[str, tuple[NetworkInfo, int]] = {}
+        self._nodes: dict[str, _LocalNode] = {}
+        self._made = 0
+
+    async def probe(self) -> str:
+        """Start the processes of a lab, which shows whether the kernel lets us; `open` uses them."""
+        if sys.platform != "linux":
+            raise BackendUnavailable(
+                "local",
+                f"it needs Linux, this is {platform.system()}",
+                resolution="use another backend, such as docker, or run the tests in a Linux VM",
+            )
+        if self._process is None:
+            process = LabProcess(self._event)
+            await process.start(overlay=self._overlay)
+            self._process = process
+        return f"Linux {platform.release()}"
+
+    def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
+        """Return why nodes that share this kernel are not enough for the topology."""
+        return reasons_against(topology, images)
+
+    def notes(self, topology: Topology) -> Sequence[str]:
+        """Return which limits of the topology are not enforced."""
+        return [
+            f"{key} of node {node.name!r} is not enforced"
+            for node in topology.nodes
+            for key in ("memory_mb", "vcpus")
+            if getattr(node, key) is not None
+        ]
+
+    async def open(self, plan: LabPlan) -> None:
+        """Start the lab's processes, unless `probe` has."""
+        await self.probe()
+        self._plan = plan
+
+    async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
+        """Create a bridge in the lab's network namespace."""
+        self._made += 1
+        bridge = f"br{self._made}"
+        answer = await self._ask("add_bridge", "network", plan.name, name=bridge)
+        info = NetworkInfo(plan.name, plan.subnet, plan.gateway, plan.internet, bridge)
+        self._networks[plan.name] = info, answer["index"]
+        return info
+
+    async def delete_network(self, name: str) -> None:
+        """Delete the bridge."""
+        info, _ = self._networks.pop(name, (None, 0))
+        if info is not None:
+            await self._ask("delete_link", "network", name, name=info.bridge)
+
+    async def create_node(self, plan: NodePlan) -> NodeInfo:
+        """Fork a node's init and wait until it has built the node."""
+        self._made += 1
+        node = _LocalNode(plan, self._made)
+        self._nodes[plan.name] = node
+        return await self._start(node)
+
+    async def start_node(self, name: str) -> NodeInfo:
+        """Fork a new init for a node that has a network namespace and files already."""
+        node = self._node(name)
+        if node.status in (NodeStatus.RUNNING, NodeStatus.PAUSED):
+            return node.info()
+        return await self._start(node)
+
+    async def stop_node(self, name: str, grace: float) -> None:
+        """Shut a node down: SIGTERM for all its processes, and their end after `grace` seconds."""
+        node = self._node(name)
+        transport, alive = node.transport, node.status is not NodeStatus.DEAD
+        if transport is not None and alive and node.status is not NodeStatus.STOPPED:
+            node.status = NodeStatus.STOPPED
+            try:
+                await transport.post({"op": "stop", "grace": grace})
+                with anyio.move_on_after(grace + 1):
+                    await transport.wait_gone()
+            except NodeDied:
+                pass  # it was faster
+        await self.kill_node(name)
+
+    async def kill_node(self, name: str) -> None:
+        """Kill a node's init, and so everything in it."""
+        node = self._node(name)
+        node.status = NodeStatus.STOPPED
+        await self._ask("kill", "stop", name, name=name, forget=False)
+        self._let_go(node)
+
+    async def pause_node(self, name: str) -> None:
+        """Stop every process of the node by SIGSTOP."""
+        await self._transport(name).request("freeze")
+        self._node(name).status = NodeStatus.PAUSED
+
+    async def resume_node(self, name: str) -> None:
+        """Continue every process of the node by SIGCONT."""
+        await self._transport(name).request("thaw")
+        self._node(name).status = NodeStatus.RUNNING
+
+    async def delete_node(self, name: str) -> None:
+        """Kill a node and let go of its network; its files go with the lab."""
+        node = self._nodes.get(name)
+        if node is None:
+            return
+        node.status = NodeStatus.STOPPED
+        await self._ask("kill", "delete", name, name=name, forget=True)
+        self._let_go(node)
+        os.close(node.log)
+        del self._nodes[name]
+
+    async def get_node(self, name: str) -> NodeInfo:
+        """Return the node's state; its end is noticed when it happens, not when asked."""
+        return self._node(name).info()
+
+    async def list_nodes(self) -> Sequence[NodeInfo]:
+        """Return the state of every node."""
+        return [node.info() for node in self._nodes.values()]
+
+    def transport(self, name: str) -> NamespaceTransport:
+        """Return the channel to the node's init."""
+        return self._transport(name)
+
+    async def logs(self, name: str) -> str:
+        """Return what the node's main command has written."""
+        return _read_log(self._node(name).log)
+
+    async def links(self, name: str) -> Mapping[str, str]:
+        """Return the veth ends on the bridges; they are in the lab's network namespace."""
+        node = self._node(name)
+        return {one.network: _link_name(node, i) for i, one in enumerate(node.plan.interfaces)}
+
+    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+        """Return nothing: whatever this backend makes ends with its processes."""
+        return []
+
+    async def close(self) -> None:
+        """End the lab's processes; the kernel removes the rest."""
+        process, self._process = self._process, None
+        nodes, self._nodes = self._nodes, {}
+        for node in nodes.values():
+            node.status = NodeStatus.STOPPED
+        self._networks.clear()
+        if process is not None:
+            await process.close()
+        for node in nodes.values():
+            self._let_go(node)
+            os.close(node.log)
+
+    async def _start(self, node: _LocalNode) -> NodeInfo:
+        plan, lab = node.plan, self._lab_plan()
+        ours, theirs = channel.pair()
+        node.ready, node.failure = anyio.Event(), None
+        node.transport = NamespaceTransport(
+            plan.name,
+            ours,
+            on_event=lambda message, fds: self._node_event(node, message, fds),
+            why_ended=lambda: node.reason or f"it is {node.status}",
+        )
+        bridges = {name: index for name, (_, index) in self._networks.items()}
+        links = [_link_name(node, i) for i in range(len(plan.interfaces))]
+        try:
+            spec = node_spec(plan, lab, bridges, links)
+            await self._ask("start", "create", plan.name, (theirs.fileno(), node.log), spec=spec)
+        except BaseException:
+            self._let_go(node)
+            raise
+        finally:
+            theirs.close()
+        with anyio.move_on_after(_START_SECONDS * lab.timeout_scale):
+            await node.ready.wait()
+        await self._hand_over_network(node)
+        if node.status is not NodeStatus.RUNNING:
+            self._let_go(node)
+            raise self._could_not_start(node)
+        return node.info()
+
+    async def _hand_over_network(self, node: _LocalNode) -> None:
+        """Let the holder keep the node's network namespace, so that its links outlive a stop."""
+        namespace, node.namespace = node.namespace, -1
+        if namespace < 0:
+            return
+        try:
+            if self._process is not None:
+                await self._process.post("keep_network", (namespace,), name=node.plan.name)
+        finally:
+            os.close(namespace)
+
+    def _node_event(self, node: _LocalNode, message: Message, descriptors: list[int]) -> None:
+        """Take what a node's init says of its own accord."""
+        if "ready" in message:
+            node.status, node.reason = NodeStatus.RUNNING, None
+            node.namespace = descriptors.pop()
+            node.ready.set()
+        elif "failed" in message:
+            node.failure = message
+            node.ready.set()
+        elif "ended" in message and node.status is not NodeStatus.STOPPED:
+            node.status = NodeStatus.DEAD
+            node.reason = f"its main command ended with exit code {message['ended']}"
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _event(self, message: Message) -> None:
+        """Take what the holder says of its own accord: a node's init has ended."""
+        node = self._nodes.get(message["ended"])
+        if node is None:
+            return
+        if node.status in (NodeStatus.RUNNING, NodeStatus.PAUSED):
+            node.status = NodeStatus.DEAD
+            node.reason = _how_it_ended(message["status"])
+        node.ready.set()
+
+    def _could_not_start(self, node: _LocalNode) -> LabError:
+        name = node.plan.name
+        if node.failure is None:
+            brief = f"node {name!r} did not start: its first process ended or gave no answer"
+            return LabError(brief, node=name, step="create", details=_read_log(node.log) or None)
+        step, number, text = (node.failure[key] for key in ("failed", "errno", "text"))
+        reason, resolution = explain(step, number, text)
+        brief = f"node {name!r} did not start: {reason}"
+        return LabError(brief, node=name, step=f"create: {step}", resolution=resolution)
+
+    async def _ask(
+        self,
+        operation: str,
+        step: str,
+        subject: str,
+        descriptors: tuple[int, ...] = (),
+        **fields: object,
+    ) -> Message:
+        """Ask the holder; an errno becomes a `LabError` that names the subject."""
+        if self._process is None:
+            raise LabError(f"{step} {subject!r}: the lab is not open", step=step)
+        try:
+            return await self._process.request(operation, descriptors, **fields)
+        except OSError as error:
+            reason, resolution = explain(operation, error.errno or 0, str(error.strerror))
+            raise LabError(
+                f"{step} {subject!r} failed: {reason}",
+                node=subject,
+                step=step,
+                resolution=resolution,
+            ) from error
+
+    def _let_go(self, node: _LocalNode) -> None:
+        transport, node.transport = node.transport, None
+        if transport is not None:
+            transport.close()
+
+    def _node(self, name: str) -> _LocalNode:
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise LabError(f"there is no node {name!r} in this lab", node=name) from None
+
+    def _transport(self, name: str) -> NamespaceTransport:
+        node = self._node(name)
+        if node.transport is None or node.status is NodeStatus.DEAD:
+            raise NodeDied(name, node.reason or f"it is {node.status}")
+        return node.transport
+
+    def _lab_plan(self) -> LabPlan:
+        if self._plan is None:
+            raise LabError("the lab is not open", step="create")
+        return self._plan
+
+
+def _link_name(node: _LocalNode, index: int) -> str:
+    return f"v{node.number}.{index}"
+
+
+def _how_it_ended(status: int) -> str:
+    if status < 0:
+        return f"its first process was killed by signal {-status}"
+    return f"its first process ended with exit code {status}"
+
+
+def _read_log(fd: int) -> str:
+    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")

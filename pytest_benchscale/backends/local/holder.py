@@ -1,0 +1,277 @@
+"""The process that holds a lab: its network namespace, its tmpfs and its nodes' first processes.
+
+It is process 1 of the lab's pid namespace, so that the kernel ends every process of the lab with
+it; everything else of the lab (mounts, links, files on the tmpfs) hangs on those processes. It ends
+when its parent dies or when pytest's end of the control channel closes.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import tarfile
+from typing import Any, NoReturn
+
+from pytest_benchscale.backends.local import init, rootfs
+from pytest_benchscale.backends.local.netlink import Netlink
+from pytest_benchscale.transports.namespace import channel, linux
+
+_BASE = "/run"  # the machine's own /run is of no use to nodes, so the lab's tmpfs goes there
+
+
+class _Node:
+    """What outlives a node's processes: its directory and, once it is up, its network namespace."""
+
+    def __init__(self, name: str, directory: str) -> None:
+        self.name = name
+        self.directory = directory
+        self.network_namespace: int | None = None
+        self.pid: int | None = None
+        self.waiting: int | None = None  # the request to answer when the process has ended
+
+
+class Holder:
+    """Serves one lab until the control channel closes."""
+
+    def __init__(self, control: socket.socket, *, privileged: bool, overlay: bool) -> None:
+        self._control = control
+        self._overlay = overlay
+        self._nodes: dict[str, _Node] = {}
+        self._by_pid: dict[int, _Node] = {}
+        self._layouts: dict[str, rootfs.Layout] = {}
+        self._made = 0
+        self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._user_namespace = _make_user_namespace() if privileged else None
+        self._links = Netlink()
+        self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+
+    def serve(self) -> NoReturn:
+        """Answer requests until the other end is gone; never returns."""
+        gc.collect()
+        gc.freeze()  # so that a collection in a child does not copy the pages of all objects
+        channel.send(self._control, {"ready": True})
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(self._wakeup, select.POLLIN)
+        while True:
+            for fd, _event in poller.poll():
+                if fd == self._wakeup:
+                    self._reap()
+                elif not self._answer():
+                    os._exit(0)
+
+    def _answer(self) -> bool:
+        received = channel.receive(self._control)
+        if received is None:
+            return False
+        message, descriptors = received
+        try:
+            handler = getattr(self, f"_on_{message['op']}")
+            answer = handler(message, descriptors)
+        except OSError as error:
+            text = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+            answer = {"errno": error.errno, "text": text}
+        except tarfile.TarError as error:
+            answer = {"errno": 0, "text": str(error)}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        if answer is not None:
+            channel.send(self._control, {"reply": message["request"], **answer})
+        return True
+
+    def _on_add_bridge(self, message: channel.Message, _fds: list[int]) -> channel.Message:
+        self._links.add_bridge(message["name"])
+        self._links.set_up(message["name"])
+        self._links.flush()
+        return {"index": socket.if_nametoindex(message["name"])}
+
+    def _on_delete_link(self, message: channel.Message, _fds: list[int]) -> channel.Message:
+        self._links.delete_link(message["name"])
+        self._links.flush()
+        return {}
+
+    def _on_start(self, message: channel.Message, descriptors: list[int]) -> channel.Message:
+        spec = message["spec"]
+        node = self._nodes.get(spec["name"])
+        spec["first"] = node is None
+        if node is None:
+            node = self._nodes[spec["name"]] = self._new_node(spec["name"])
+        layout = self._layout(spec["image"])
+        # What is forked now is process 1 of a new pid namespace; further children are not.
+        linux.unshare(linux.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._become_init(spec, descriptors, node, layout)
+        finally:
+            linux.setns(self._own_pid_namespace, linux.CLONE_NEWPID)
+        node.pid = pid
+        self._by_pid[pid] = node
+        return {}
+
+    def _become_init(
+        self, spec: dict[str, Any], descriptors: list[int], node: _Node, layout: rootfs.Layout
+    ) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        around = init.Surroundings(
+            node.directory, layout, self._user_namespace, node.network_namespace
+        )
+        init.run(spec, socket.socket(fileno=descriptors[0]), descriptors[1], around)
+
+    def _on_keep_network(self, message: channel.Message, descriptors: list[int]) -> None:
+        """Hold on to a node's network namespace, so that its links outlive its processes."""
+        node = self._nodes.get(message["name"])
+        if node is not None and node.network_namespace is None:
+            node.network_namespace = os.dup(descriptors[0])
+
+    def _on_kill(self, message: channel.Message, _fds: list[int]) -> channel.Message | None:
+        """End a node; answered once all its processes are gone.
+
+        With `forget` its network goes too; its files go with the lab's tmpfs.
+        """
+        node = self._nodes.get(message["name"])
+        if node is None:
+            return {}
+        if message["forget"]:
+            del self._nodes[message["name"]]
+            if node.network_namespace is not None:
+                os.close(node.network_namespace)
+        if node.pid is None:
+            return {}
+        os.kill(node.pid, signal.SIGKILL)
+        node.waiting = message["request"]
+        return None
+
+    def _new_node(self, name: str) -> _Node:
+        self._made += 1
+        directory = f"{_BASE}/node{self._made}"
+        os.mkdir(directory)
+        return _Node(name, directory)
+
+    def _layout(self, image: str) -> rootfs.Layout:
+        layout = self._layouts.get(image)
+        if layout is None:
+            scratch = f"{_BASE}/image{len(self._layouts)}"
+            os.mkdir(scratch)
+            lower = image if os.path.isdir(image) else _unpack(image, f"{scratch}/unpacked")
+            layout = rootfs.survey(lower, scratch, overlay=self._overlay)
+            self._layouts[image] = layout
+        return layout
+
+    def _reap(self) -> None:
+        try:
+            while os.read(self._wakeup, 512):
+                pass
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            node = self._by_pid.pop(pid, None)
+            if node is not None:
+                self._node_ended(node, os.waitstatus_to_exitcode(status))
+
+    def _node_ended(self, node: _Node, status: int) -> None:
+        node.pid = None
+        channel.send(self._control, {"ended": node.name, "status": status})
+        if node.waiting is not None:
+            channel.send(self._control, {"reply": node.waiting})
+            node.waiting = None
+
+
+def set_up_mounts() -> None:
+    """Prepare the lab's own mount namespace: nothing propagates, its own /proc, its own tmpfs.
+
+    Raises:
+        OSError: refused by the kernel or by a surrounding container; `filename` says which mount.
+    """
+    linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
+    linux.mount("tmpfs", _BASE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+
+
+def _make_user_namespace() -> int:
+    """Return a user namespace with the machine's own ids, for nodes that the machine's root makes.
+
+    In it a node's root is root over the node's files and networks, and nobody over the machine. The
+    holder moves into a network namespace that belongs to it, so that nodes may add links there.
+    """
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    wait, done = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(done)
+            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET)
+            os.write(tell, b"y")
+            os.read(wait, 1)
+        except OSError as error:
+            os.write(tell, str(error.errno).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.close(wait)
+    try:
+        answer = os.read(told, 16)
+        if answer != b"y":
+            number = int(answer or b"0")
+            raise OSError(number, os.strerror(number), "user namespace")
+        for kind in ("uid_map", "gid_map"):
+            with open(f"/proc/self/{kind}", encoding="ascii") as file:
+                ranges = [line.split() for line in file]
+            with open(f"/proc/{pid}/{kind}", "w", encoding="ascii") as file:
+                file.write("".join(f"{inside} {inside} {count}\n" for inside, _, count in ranges))
+        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        linux.setns(network, linux.CLONE_NEWNET)
+        os.close(network)
+    finally:
+        os.close(done)
+        os.close(told)
+        os.waitpid(pid, 0)
+    return namespace
+
+
+def _unpack(archive: str, directory: str) -> str:
+    """Unpack a root file system tarball; in a process that cannot leave the directory."""
+    source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
+    os.mkdir(directory)
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chroot(directory)
+            os.chdir("/")
+            _extract(source)
+        except (OSError, tarfile.TarError) as error:
+            os.write(tell, str(error).encode(errors="replace")[:4000])
+        finally:
+            os._exit(0)
+    os.close(tell)
+    os.close(source)
+    with os.fdopen(told, encoding="utf-8", errors="replace") as file:
+        trouble = file.read()
+    _, status = os.waitpid(pid, 0)
+    if trouble or status:
+        raise tarfile.TarError(
+            f"cannot unpack {archive}: {trouble or 'the unpacking process died'}"
+        )
+    return directory
+
+
+def _extract(source: int) -> None:
+    with os.fdopen(source, "rb") as file, tarfile.open(fileobj=file) as archive:
+        for member in archive:
+            if not member.isdev():  # a node has a /dev of its own
+                archive.extract(member, filter="tar")

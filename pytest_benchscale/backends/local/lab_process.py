@@ -1,0 +1,147 @@
+"""Starting, addressing and ending the processes that hold a lab, from the event loop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+import pytest_benchscale
+from pytest_benchscale.backends.local.diagnosis import explain
+from pytest_benchscale.errors import BackendUnavailable, LabError
+from pytest_benchscale.transports.namespace import channel
+from pytest_benchscale.transports.namespace.channel import Message
+from pytest_benchscale.transports.namespace.endpoint import Endpoint
+
+__all__ = ["LabProcess"]
+
+_START_SECONDS = 20.0
+_END_SECONDS = 20.0
+# -I and -S: no site-packages, no environment; the lab's processes need the standard library only.
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from pytest_benchscale.backends.local.launcher import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == 'overlay')"
+)
+
+
+class LabProcess:
+    """The launcher and holder of one lab, as pytest sees them: a control channel."""
+
+    def __init__(self, on_event: Callable[[Message], None]) -> None:
+        self._on_event = on_event
+        self._process: subprocess.Popen[bytes] | None = None
+        self._endpoint: Endpoint | None = None
+        self._ready = anyio.Event()
+        self._failure: Message | None = None
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+
+    async def start(self, *, overlay: bool) -> None:
+        """Start the processes and wait until they hold a lab.
+
+        Raises:
+            BackendUnavailable: the kernel or a surrounding container refuses something.
+        """
+        ours, theirs = channel.pair()
+        source = str(Path(pytest_benchscale.__file__).parent.parent)
+        mode = "overlay" if overlay else "no-overlay"
+        argv = [sys.executable, "-I", "-S", "-c", _BOOT, source]
+        argv += [str(theirs.fileno()), str(os.getpid()), mode]
+        try:
+            # Blocks for the 2 ms of a vfork; in this thread, whose end is then the lab's end too.
+            self._process = subprocess.Popen(  # noqa: ASYNC220
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for pytest, which then tears the lab down
+                cwd="/",
+            )
+        except OSError as error:
+            ours.close()
+            reason, resolution = explain("fork", error.errno or 0, str(error))
+            raise BackendUnavailable("local", reason, resolution=resolution) from error
+        finally:
+            theirs.close()
+        self._endpoint = Endpoint(ours, self._event, self._ready.set)
+        with anyio.move_on_after(_START_SECONDS):
+            await self._ready.wait()
+        if self._endpoint.closed or self._failure or not self._ready.is_set():
+            await self.close()
+            raise self._could_not_start()
+
+    async def request(
+        self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object
+    ) -> Message:
+        """Ask the holder; return its answer.
+
+        Raises:
+            OSError: the holder could not do it.
+            LabError: the holder is gone, and with it the lab.
+        """
+        if self._endpoint is None:
+            raise LabError("the lab's processes do not run", step=operation)
+        try:
+            answer, _ = await self._endpoint.request(operation, descriptors, **fields)
+        except ConnectionError:
+            raise LabError(
+                "the process that holds the lab is gone, and with it all nodes",
+                step=operation,
+                details=self._last_words(),
+                resolution="was it killed from outside, or by the kernel for lack of memory?",
+            ) from None
+        if "errno" in answer:
+            raise OSError(answer["errno"], answer["text"])
+        return answer
+
+    async def post(
+        self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object
+    ) -> None:
+        """Tell the holder something that has no answer; nothing happens when it is gone."""
+        if self._endpoint is not None and not self._endpoint.closed:
+            await self._endpoint.send({"op": operation, **fields}, descriptors)
+
+    async def close(self) -> None:
+        """End the processes and wait until the kernel has removed them all."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            with anyio.move_on_after(_END_SECONDS, shield=True) as scope:
+                await anyio.wait_readable(pidfd)
+            if scope.cancelled_caught:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+        process.wait(_END_SECONDS)
+
+    def _event(self, message: Message, _descriptors: list[int]) -> None:
+        if "failed" in message:
+            self._failure = message
+            self._ready.set()
+        elif "ready" in message:
+            self._ready.set()
+        else:
+            self._on_event(message)
+
+    def _could_not_start(self) -> BackendUnavailable:
+        if self._failure:
+            step, number, text = (self._failure[key] for key in ("failed", "errno", "text"))
+            reason, resolution = explain(step, number, text)
+            return BackendUnavailable("local", reason, resolution=resolution)
+        words = self._last_words() or f"no answer within {_START_SECONDS:g} s"
+        return BackendUnavailable("local", f"its processes could not be started: {words}")
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode(errors="replace").strip()[-2000:]

@@ -1,0 +1,174 @@
+"""Links, addresses and routes through rtnetlink, with one system call for a whole batch.
+
+Message layouts: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/veth.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+
+_NLMSG_ERROR = 2
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
+_CREATE = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER = 1, 3, 10
+_IFLA_LINKINFO, _IFLA_NET_NS_FD = 18, 28
+_IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
+_IFLA_BR_MCAST_SNOOPING = 23
+_VETH_INFO_PEER = 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_IFA_F_NODAD = 0x02
+_RTA_DST, _RTA_GATEWAY = 1, 5
+_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 4, 0, 1
+_NLA_F_NESTED = 0x8000
+_IFF_UP = 0x1
+
+_HEADER = struct.Struct("=IHHII")
+_IFINFO = struct.Struct("=BxHiII")
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    length = 4 + len(payload)
+    return struct.pack("=HH", length, kind) + payload + bytes(-length % 4)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
+
+
+def _nested(kind: int, *attributes: bytes) -> bytes:
+    return _attribute(kind | _NLA_F_NESTED, b"".join(attributes))
+
+
+class Netlink:
+    """A conversation with the kernel about the network namespace in which it was opened.
+
+    Requests gather until `flush`, which sends them as one and raises for the first that failed.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0))
+        self._batch: list[tuple[bytes, str]] = []
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def add_bridge(self, name: str) -> None:
+        """Create a bridge. No snooping: neighbour discovery must not wait for a querier."""
+        no_snooping = _attribute(_IFLA_BR_MCAST_SNOOPING, b"\0")
+        kind = _nested(
+            _IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge"), _nested(_IFLA_INFO_DATA, no_snooping)
+        )
+        self._link(_RTM_NEWLINK, _CREATE, f"bridge {name}", _text(_IFLA_IFNAME, name) + kind)
+
+    def add_veth(
+        self, name: str, *, master: int, peer: str, peer_mac: str, peer_namespace: int
+    ) -> None:
+        """Create a veth pair in one message: this end on a bridge, the other in a namespace (fd)."""
+        other_end = (
+            _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+            + _text(_IFLA_IFNAME, peer)
+            + _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
+            + _number(_IFLA_NET_NS_FD, peer_namespace)
+        )
+        kind = _nested(
+            _IFLA_LINKINFO,
+            _text(_IFLA_INFO_KIND, "veth"),
+            _nested(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, other_end)),
+        )
+        attributes = _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + kind
+        self._link(_RTM_NEWLINK, _CREATE, f"link {name}", attributes)
+
+    def set_up(self, name: str) -> None:
+        """Bring a link up. A veth cannot be created up: some kernels answer ENOTCONN."""
+        flags = _NLM_F_REQUEST | _NLM_F_ACK
+        self._link(_RTM_NEWLINK, flags, f"{name} up", _text(_IFLA_IFNAME, name), up=True)
+
+    def delete_link(self, name: str) -> None:
+        """Delete a link; of a veth, both ends."""
+        flags = _NLM_F_REQUEST | _NLM_F_ACK
+        self._link(_RTM_DELLINK, flags, f"deletion of {name}", _text(_IFLA_IFNAME, name))
+
+    def add_address(self, index: int, address: str) -> None:
+        """Give a link an address with prefix length; without duplicate address detection."""
+        family, packed, prefix = _parse(address)
+        body = struct.pack("=BBBBI", family, prefix, 0, 0, index)
+        body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
+        body += _number(_IFA_FLAGS, _IFA_F_NODAD)
+        self._queue(_RTM_NEWADDR, _CREATE, body, f"address {address}")
+
+    def add_route(self, destination: str, via: str) -> None:
+        """Add a route through a gateway that is on one of the links."""
+        family, packed, prefix = _parse(destination)
+        table = (_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST)
+        body = struct.pack("=BBBBBBBBI", family, prefix, 0, 0, *table, 0)
+        if prefix:
+            body += _attribute(_RTA_DST, packed)
+        body += _attribute(_RTA_GATEWAY, _parse(f"{via}/0")[1])
+        self._queue(_RTM_NEWROUTE, _CREATE, body, f"route {destination} via {via}")
+
+    def flush(self) -> None:
+        """Send what has gathered and wait for the kernel's answer to each.
+
+        Raises:
+            OSError: the first request that failed, with what it was about.
+        """
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        self._socket.send(b"".join(message for message, _ in batch))
+        first = self._sequence - len(batch) + 1
+        failure: OSError | None = None
+        answered = 0
+        while answered < len(batch):
+            for kind, sequence, payload in _messages(self._socket.recv(65536)):
+                if kind != _NLMSG_ERROR:
+                    continue
+                answered += 1
+                code = -struct.unpack_from("=i", payload)[0]
+                if code and failure is None:
+                    failure = OSError(code, os.strerror(code), batch[sequence - first][1])
+        if failure is not None:
+            raise failure
+
+    def _link(
+        self, kind: int, flags: int, what: str, attributes: bytes, *, up: bool = False
+    ) -> None:
+        bits = _IFF_UP if up else 0
+        header = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, bits, bits)
+        self._queue(kind, flags, header + attributes, what)
+
+    def _queue(self, kind: int, flags: int, body: bytes, what: str) -> None:
+        self._sequence += 1
+        header = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0)
+        self._batch.append((header + body + bytes(-len(body) % 4), what))
+
+
+def _parse(address: str) -> tuple[int, bytes, int]:
+    """Return family, packed address and prefix length of `address/length`."""
+    text, _, prefix = address.partition("/")
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    return family, socket.inet_pton(family, text), int(prefix)
+
+
+def _messages(data: bytes) -> list[tuple[int, int, bytes]]:
+    found = []
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _flags, sequence, _port = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size:
+            raise OSError(errno.EBADMSG, "the kernel sent a malformed netlink message")
+        found.append((kind, sequence, data[offset + _HEADER.size : offset + length]))
+        offset += (length + 3) & ~3
+    return found

@@ -1,0 +1,184 @@
+"""The loop of a node's init: runs commands, opens files, signals, reaps.
+
+Runs as process 1 of the node, inside all its namespaces, so that a command is an ordinary child:
+nothing has to enter anything, and no daemon is asked. One message in, one message out; see
+`transports.namespace.client` for the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any, NoReturn
+
+from pytest_benchscale.backends.local import spawn
+from pytest_benchscale.transports.namespace import channel
+
+_KILL_SECONDS = 5.0
+
+
+class Service:
+    """Serves one node until the channel closes, the main command ends, or it is told to stop."""
+
+    def __init__(self, sock: socket.socket, env: dict[str, str]) -> None:
+        self._sock = sock
+        self._env = env
+        self._running: dict[int, int] = {}  # pid -> exec id
+        self._main: int | None = None
+        self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, _do_nothing)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+
+    def start_main(self, argv: list[str], output: int) -> None:
+        """Start the node's main command; the node ends with it."""
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._main = spawn.start(spawn.Order(argv, self._env, "/", None), (null, output, output))
+        os.close(null)
+
+    def serve(self) -> NoReturn:
+        """Answer requests until the node ends; never returns."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(self._wakeup, select.POLLIN)
+        while True:
+            for fd, _event in poller.poll():
+                if fd == self._wakeup:
+                    self._reap()
+                elif not self._answer():
+                    os._exit(0)
+
+    def _answer(self) -> bool:
+        received = channel.receive(self._sock)
+        if received is None:
+            return False
+        message, descriptors = received
+        try:
+            handler = getattr(self, f"_on_{message['op']}")
+            handler(message, descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        return True
+
+    def _on_exec(self, message: channel.Message, descriptors: list[int]) -> None:
+        number = message["id"]
+        env = {**self._env, **message["env"]}
+        order = spawn.Order(message["argv"], env, message["cwd"], message["user"])
+        if message["stdin"]:
+            stdin = descriptors[2]
+        else:
+            stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+            descriptors.append(stdin)
+        try:
+            pid = spawn.start(order, (stdin, descriptors[0], descriptors[1]))
+        except spawn.CannotStart as error:
+            _write_line(descriptors[1], str(error))
+            self._send({"exit": number, "status": error.status})
+            return
+        self._running[pid] = number
+
+    def _on_signal(self, message: channel.Message, _descriptors: list[int]) -> None:
+        pid = self._pid_of(message["id"])
+        if pid is not None:
+            os.kill(pid, message["signal"])
+
+    def _on_kill(self, message: channel.Message, _descriptors: list[int]) -> None:
+        """End a command with all its descendants, and say so only when they are gone."""
+        pid = self._pid_of(message["id"])
+        left = self._kill_tree(pid, message["marker"])
+        self._send({"reply": message["request"], "left": left})
+
+    def _on_open(self, message: channel.Message, _descriptors: list[int]) -> None:
+        try:
+            fd = os.open(message["path"], message["flags"] | os.O_CLOEXEC, message["mode"])
+        except OSError as error:
+            self._send({"reply": message["request"], "errno": error.errno})
+            return
+        try:
+            self._send({"reply": message["request"]}, [fd])
+        finally:
+            os.close(fd)
+
+    def _on_freeze(self, message: channel.Message, _descriptors: list[int]) -> None:
+        # Process 1 is not among those that -1 stands for.
+        _signal_all(signal.SIGSTOP)
+        self._send({"reply": message["request"]})
+
+    def _on_thaw(self, message: channel.Message, _descriptors: list[int]) -> None:
+        _signal_all(signal.SIGCONT)
+        self._send({"reply": message["request"]})
+
+    def _on_stop(self, message: channel.Message, _descriptors: list[int]) -> None:
+        """Shut down as a machine does: SIGTERM for everybody, then the end."""
+        self._main = None
+        deadline = time.monotonic() + message["grace"]
+        _signal_all(signal.SIGTERM)
+        _signal_all(signal.SIGCONT)
+        while spawn.living() and time.monotonic() < deadline:
+            select.select([self._wakeup], [], [], 0.02)
+            self._reap()
+        os._exit(0)
+
+    def _pid_of(self, number: int) -> int | None:
+        return next((pid for pid, running in self._running.items() if running == number), None)
+
+    def _kill_tree(self, pid: int | None, marker: str) -> int:
+        deadline = time.monotonic() + _KILL_SECONDS
+        while True:
+            family = spawn.family(pid, marker)
+            for member in family:
+                try:
+                    os.kill(member, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if not family or time.monotonic() > deadline:
+                return len(family)
+            select.select([self._wakeup], [], [], 0.01)
+            self._reap()
+            if pid not in self._running:
+                pid = None  # its number may be used again
+
+    def _reap(self) -> None:
+        try:
+            while os.read(self._wakeup, 512):
+                pass
+        except BlockingIOError:
+            pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._main:
+                self._send({"ended": code})
+                os._exit(code if code >= 0 else 128 - code)
+            number = self._running.pop(pid, None)
+            if number is not None:
+                self._send({"exit": number, "status": code})
+
+    def _send(self, message: channel.Message, descriptors: list[int] | None = None) -> None:
+        try:
+            channel.send(self._sock, message, descriptors or ())
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)  # nobody is left to serve
+
+
+def _do_nothing(_signum: int, _frame: Any) -> None:
+    """Be a handler, so that the wake-up descriptor is written."""
+
+
+def _signal_all(signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # there is nobody
+        os.kill(-1, signum)
+
+
+def _write_line(fd: int, text: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(fd, f"{text}\n".encode(errors="surrogateescape"))

@@ -1,0 +1,122 @@
+"""From a node's plan to what its init is told, and what this backend cannot run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_benchscale.backends.base import LabPlan, NodePlan
+from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.topology import images as catalogue
+from pytest_benchscale.topology.model import NodeSpec, Topology
+
+__all__ = ["HOST", "node_spec", "reasons_against"]
+
+HOST = "host"  # the image that is this machine's own root
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ENVIRONMENT = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8"}
+_LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+
+
+def reasons_against(topology: Topology, images: Mapping[str, str]) -> list[str]:
+    """Return why the `local` backend cannot run a topology."""
+    reasons = [
+        f"network {network.name!r} wants internet access, which local nodes do not have yet"
+        for network in topology.networks
+        if network.internet
+    ]
+    for node in topology.nodes:
+        reasons.extend(f"node {node.name!r}: {reason}" for reason in _against(node, images))
+    return reasons
+
+
+def _against(node: NodeSpec, images: Mapping[str, str]) -> list[str]:
+    reasons = [
+        f"{key} needs a machine of its own"
+        for key in ("cloud_init", "disk_gb", "existing", "ssh")
+        if getattr(node, key) is not None
+    ]
+    if node.ports:
+        reasons.append("ports: its nodes publish none; reach it from another node")
+    try:
+        catalogue.resolve(node.image, "local", images)
+    except BenchscaleError as error:
+        reasons.append(str(error))
+    return reasons
+
+
+def node_spec(
+    plan: NodePlan, lab: LabPlan, bridges: Mapping[str, int], links: Sequence[str]
+) -> dict[str, Any]:
+    """Return everything that a node's init needs, as JSON types.
+
+    `bridges` maps networks to interface indexes in the lab's namespace; `links` names the veth ends
+    there, one for each of the plan's interfaces.
+
+    Raises:
+        LabError: the image or a volume's source is not there.
+    """
+    path = _PATH
+    if plan.image == HOST:
+        # Last, so that the machine's own programs come first: where Python lives in a virtual
+        # environment or a home directory, `python3` is found all the same.
+        path += ":" + str(Path(sys.executable).parent)
+    return {
+        "name": plan.name,
+        "hostname": plan.hostname,
+        "hosts": _hosts_file(plan),
+        "image": _image_path(plan, lab),
+        "env": {"PATH": path, **_ENVIRONMENT, **plan.env},
+        "command": list(plan.spec.command or ()),
+        "forwards": plan.forwards,
+        "links": [
+            {
+                "name": link,
+                "bridge": bridges[one.network],
+                "device": one.device,
+                "mac": one.mac,
+                "address": str(one.address),
+            }
+            for link, one in zip(links, plan.interfaces, strict=True)
+        ],
+        "routes": [
+            {"destination": str(route.destination), "via": str(route.via)} for route in plan.routes
+        ],
+        "volumes": [_volume(volume, plan, lab) for volume in plan.spec.volumes],
+    }
+
+
+def _hosts_file(plan: NodePlan) -> str:
+    lines = [f"{address} {name}" for name, addresses in plan.hosts.items() for address in addresses]
+    return _LOCALHOST + "\n".join(lines) + "\n"
+
+
+def _image_path(plan: NodePlan, lab: LabPlan) -> str:
+    if plan.image == HOST:
+        return "/"
+    path = Path(os.path.realpath(lab.directory / plan.image))
+    if path.exists():
+        return str(path)
+    raise LabError(
+        f"node {plan.name!r}: there is no root file system at {path}",
+        node=plan.name,
+        step="image",
+        resolution=f"give a directory or a tarball, or {HOST!r} for this machine's own root",
+    )
+
+
+def _volume(text: str, plan: NodePlan, lab: LabPlan) -> dict[str, Any]:
+    source, target, *options = text.split(":")
+    path = Path(os.path.realpath(lab.directory / source))
+    if not path.exists():
+        raise LabError(
+            f"node {plan.name!r}: the source of volume {text!r} does not exist: {path}",
+            node=plan.name,
+            step="volumes",
+            resolution="create it, or correct the path: it is relative to the topology's file",
+        )
+    return {"source": str(path), "target": target, "ro": "ro" in options}

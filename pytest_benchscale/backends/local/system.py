@@ -1,0 +1,137 @@
+"""What every node has of its own on top of its root: /proc, /sys, /dev, /run, /tmp and names."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from pytest_benchscale.backends.local.rootfs import bind_read_only
+from pytest_benchscale.transports.namespace.linux import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    mount,
+    pivot_root,
+    umount,
+)
+
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
+_OPTIONAL_DEVICES = ("net/tun", "fuse")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+# Entries of /proc that are the whole machine's. The kernel asks for the user id there, not for a
+# capability, so a user namespace does not protect them from the machine's root.
+_PROC_READ_ONLY = ("sysrq-trigger", "irq", "bus", "acpi", "scsi", "asound", "fs")
+_PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
+# All of /proc/sys is the machine's except the part that belongs to the network namespace.
+_SYSCTL_READ_ONLY = ("abi", "debug", "dev", "fs", "kernel", "sunrpc", "vm")
+
+
+def mount_proc(root: str, *, protect_machine: bool) -> None:
+    """Mount the /proc of this pid namespace; `protect_machine`: we are the machine's root."""
+    proc = f"{root}/proc"
+    os.makedirs(proc, exist_ok=True)
+    mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    if not protect_machine:
+        return
+    protected = [f"{proc}/{name}" for name in _PROC_READ_ONLY]
+    protected += [f"{proc}/sys/{name}" for name in _SYSCTL_READ_ONLY]
+    for path in protected:
+        if os.path.exists(path):
+            bind_read_only(path, path)
+    for name in _PROC_HIDDEN:
+        if os.path.exists(f"{proc}/{name}"):
+            mount("/dev/null", f"{proc}/{name}", None, MS_BIND)
+
+
+def mount_own_directories(root: str) -> None:
+    """Mount /sys, /dev, /run and /tmp. Called inside the node's network and user namespaces."""
+    for name in ("sys", "dev", "run", "tmp"):
+        os.makedirs(f"{root}/{name}", exist_ok=True)
+    read_only = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    try:
+        mount("sysfs", f"{root}/sys", "sysfs", read_only)
+    except PermissionError:
+        # Refused where the surrounding container hides part of its own /sys.
+        mount("tmpfs", f"{root}/sys", "tmpfs", read_only, "mode=555")
+    mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID, "mode=755")
+    _fill_dev(f"{root}/dev")
+    mount("tmpfs", f"{root}/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    os.mkdir(f"{root}/run/lock", 0o1777)
+    os.chmod(f"{root}/run/lock", 0o1777)  # noqa: S103 - sticky, as on any machine
+    mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+
+
+def _fill_dev(dev: str) -> None:
+    for name in (*_DEVICES, *_OPTIONAL_DEVICES):
+        if os.path.exists(f"/dev/{name}"):
+            os.makedirs(os.path.dirname(f"{dev}/{name}"), exist_ok=True)
+            os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
+            mount(f"/dev/{name}", f"{dev}/{name}", None, MS_BIND)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{dev}/{name}")
+    os.mkdir(f"{dev}/shm")
+    mount("tmpfs", f"{dev}/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    os.mkdir(f"{dev}/pts")
+    mount(
+        "devpts",
+        f"{dev}/pts",
+        "devpts",
+        MS_NOSUID | MS_NOEXEC,
+        "newinstance,ptmxmode=0666,mode=0620",
+    )
+
+
+def write_names(root: str, hostname: str, hosts: str) -> None:
+    """Write /etc/hostname, /etc/hosts and /etc/resolv.conf as files of the node's own."""
+    os.makedirs(f"{root}/etc", exist_ok=True)
+    files = {
+        "hostname": hostname + "\n",
+        "hosts": hosts,
+        "resolv.conf": "# This network has no name server; names of nodes are in /etc/hosts.\n",
+    }
+    for name, content in files.items():
+        path = f"{root}/etc/{name}"
+        # Not through what is there: it may be a symlink, a mount of the machine's, or not ours.
+        if os.path.lexists(path):
+            os.unlink(path)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(content)
+
+
+def bind_volume(source: str, root: str, target: str, *, read_only: bool) -> None:
+    """Show a directory or file of the machine in the node.
+
+    Raises:
+        OSError: either path cannot be used, or the target leads out of the node by a symlink.
+    """
+    inside = os.path.realpath(f"{root}/{target.lstrip('/')}")
+    if not inside.startswith(f"{root}/"):
+        raise OSError(errno.ELOOP, "the target of a volume leads through a symlink", target)
+    if os.path.isdir(source):
+        os.makedirs(inside, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(inside), exist_ok=True)
+        os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o644))
+    if read_only:
+        bind_read_only(source, inside)
+    else:
+        mount(source, inside, None, MS_BIND | MS_REC)
+
+
+def enter(root: str) -> None:
+    """Make `root` this mount namespace's root and let go of everything else."""
+    # A mount that was inherited from another user namespace is locked to its place; a bind is not.
+    mount(root, root, None, MS_BIND | MS_REC)
+    os.chdir(root)
+    pivot_root(".", ".")
+    umount(".")
+    os.chdir("/")

@@ -5,7 +5,8 @@ The public names are imported when first used, so that an installed but unused p
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# What `typing` calls so; importing it would cost more than all of this module.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from pytest_benchscale.errors import BackendUnavailable as BackendUnavailable

@@ -146,6 +146,7 @@ class LocalBackend:
         node = self._node(name)
         if node.status in (NodeStatus.RUNNING, NodeStatus.PAUSED):
             return node.info()
+        await self.kill_node(name)  # the kernel may still be at it
         return await self._start(node)
 
     async def stop_node(self, name: str, grace: float) -> None:
@@ -236,7 +237,8 @@ class LocalBackend:
             plan.name,
             ours,
             on_event=lambda message, fds: self._node_event(node, message, fds),
-            why_ended=lambda: node.reason or f"it is {node.status}",
+            on_close=lambda: self._node_lost(node),
+            why_ended=lambda: _reason(node),
         )
         bridges = {name: index for name, (_, index) in self._networks.items()}
         links = [_link_name(node, i) for i in range(len(plan.interfaces))]
@@ -277,7 +279,6 @@ class LocalBackend:
             node.failure = message
             node.ready.set()
         elif "ended" in message and node.status is not NodeStatus.STOPPED:
-            node.status = NodeStatus.DEAD
             node.reason = f"its main command ended with exit code {message['ended']}"
         for descriptor in descriptors:
             os.close(descriptor)
@@ -287,15 +288,21 @@ class LocalBackend:
         node = self._nodes.get(message["ended"])
         if node is None:
             return
+        self._node_lost(node)
+        if node.status is NodeStatus.DEAD and node.reason is None:
+            node.reason = _how_it_ended(message["status"])
+
+    def _node_lost(self, node: _LocalNode) -> None:
+        """Take note that a node's init is gone, asked for or not."""
         if node.status in (NodeStatus.RUNNING, NodeStatus.PAUSED):
             node.status = NodeStatus.DEAD
-            node.reason = _how_it_ended(message["status"])
         node.ready.set()
 
     def _could_not_start(self, node: _LocalNode) -> LabError:
         name = node.plan.name
         if node.failure is None:
-            brief = f"node {name!r} did not start: its first process ended or gave no answer"
+            reason = node.reason or "its first process ended, or gave no answer in time"
+            brief = f"node {name!r} did not start: {reason}"
             return LabError(brief, node=name, step="create", details=_read_log(node.log) or None)
         step, number, text = (node.failure[key] for key in ("failed", "errno", "text"))
         reason, resolution = explain(step, number, text)
@@ -338,7 +345,7 @@ class LocalBackend:
     def _transport(self, name: str) -> NamespaceTransport:
         node = self._node(name)
         if node.transport is None or node.status is NodeStatus.DEAD:
-            raise NodeDied(name, node.reason or f"it is {node.status}")
+            raise NodeDied(name, _reason(node))
         return node.transport
 
     def _lab_plan(self) -> LabPlan:
@@ -349,6 +356,12 @@ class LocalBackend:
 
 def _link_name(node: _LocalNode, index: int) -> str:
     return f"v{node.number}.{index}"
+
+
+def _reason(node: _LocalNode) -> str:
+    if node.reason is None and node.status is NodeStatus.DEAD:
+        return "its first process was killed from outside"
+    return node.reason or f"it is {node.status}"
 
 
 def _how_it_ended(status: int) -> str:

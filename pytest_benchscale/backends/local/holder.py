@@ -7,17 +7,21 @@ when its parent dies or when pytest's end of the control channel closes.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
 import signal
 import socket
-import tarfile
-from typing import Any, NoReturn
 
 from pytest_benchscale.backends.local import init, rootfs
 from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
+
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    import tarfile
+    from typing import Any, NoReturn
 
 _BASE = "/run"  # the machine's own /run is of no use to nodes, so the lab's tmpfs goes there
 
@@ -76,8 +80,6 @@ class Holder:
         except OSError as error:
             text = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
             answer = {"errno": error.errno, "text": text}
-        except tarfile.TarError as error:
-            answer = {"errno": 0, "text": str(error)}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -250,28 +252,32 @@ def _unpack(archive: str, directory: str) -> str:
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
+        status = 1
         try:
+            import tarfile  # noqa: PLC0415 - few labs need it, and it takes long to import
+
             os.chroot(directory)
             os.chdir("/")
-            _extract(source)
-        except (OSError, tarfile.TarError) as error:
-            os.write(tell, str(error).encode(errors="replace")[:4000])
+            try:
+                with os.fdopen(source, "rb") as file, tarfile.open(fileobj=file) as packed:
+                    _extract(packed)
+                status = 0
+            except (OSError, EOFError, tarfile.TarError) as error:
+                os.write(tell, str(error).encode(errors="replace")[:4000])
         finally:
-            os._exit(0)
+            os._exit(status)
     os.close(tell)
     os.close(source)
     with os.fdopen(told, encoding="utf-8", errors="replace") as file:
         trouble = file.read()
     _, status = os.waitpid(pid, 0)
     if trouble or status:
-        raise tarfile.TarError(
-            f"cannot unpack {archive}: {trouble or 'the unpacking process died'}"
-        )
+        reason = trouble or f"the unpacking process ended with {os.waitstatus_to_exitcode(status)}"
+        raise OSError(errno.EBADMSG, f"it cannot be unpacked: {reason}", archive)
     return directory
 
 
-def _extract(source: int) -> None:
-    with os.fdopen(source, "rb") as file, tarfile.open(fileobj=file) as archive:
-        for member in archive:
-            if not member.isdev():  # a node has a /dev of its own
-                archive.extract(member, filter="tar")
+def _extract(archive: tarfile.TarFile) -> None:
+    for member in archive:
+        if not member.isdev():  # a node has a /dev of its own
+            archive.extract(member, filter="tar")

@@ -10,13 +10,15 @@ import errno
 import os
 import signal
 import socket
-import traceback
-from typing import Any, NamedTuple, NoReturn
 
 from pytest_benchscale.backends.local import rootfs, system
 from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.backends.local.service import Service
 from pytest_benchscale.transports.namespace import channel, linux
+
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 # Ping without privileges for every group that the user namespace has.
 _PING_GROUPS = ("0 2147483647", "0 0")
@@ -26,13 +28,20 @@ _NO_DAD = ("net/ipv6/conf/all/accept_dad", "net/ipv6/conf/default/accept_dad")
 _FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 
-class Surroundings(NamedTuple):
+class Surroundings:
     """What the holder gives a node to be built from."""
 
-    directory: str  # the node's own, on the lab's tmpfs
-    layout: rootfs.Layout
-    user_namespace: int | None  # None: we are in the lab's user namespace already
-    network_namespace: int | None  # None: make one; else the one of the node's former life
+    def __init__(
+        self,
+        directory: str,
+        layout: rootfs.Layout,
+        user_namespace: int | None,
+        network_namespace: int | None,
+    ) -> None:
+        self.directory = directory  # the node's own, on the lab's tmpfs
+        self.layout = layout
+        self.user_namespace = user_namespace  # None: we are in the lab's already
+        self.network_namespace = network_namespace  # None: make one; else that of a former life
 
 
 def run(spec: dict[str, Any], sock: socket.socket, output: int, around: Surroundings) -> NoReturn:
@@ -54,10 +63,20 @@ def run(spec: dict[str, Any], sock: socket.socket, output: int, around: Surround
         service.serve()
     except OSError as error:
         _report(sock, step[0], error.errno or 0, f"{error.strerror}: {error.filename or ''}")
-    except Exception:  # noqa: BLE001 - this is the last frame of the process: whatever it is is told
-        _report(sock, step[0], 0, traceback.format_exc())
+    except Exception as error:  # noqa: BLE001 - the last frame of the process: all is told
+        _report(sock, step[0], 0, _where(error))
     finally:
         os._exit(1)
+
+
+def _where(error: Exception) -> str:
+    """Return an unforeseen error with the places it came through; `traceback` is slow to import."""
+    places = []
+    frame = error.__traceback__
+    while frame is not None:
+        places.append(f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}")
+        frame = frame.tb_next
+    return f"{type(error).__name__}: {error} (at {' > '.join(places)})"
 
 
 def _report(sock: socket.socket, step: str, number: int, text: str) -> None:
@@ -75,6 +94,7 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
         linux.unshare(linux.CLONE_NEWNS)
         root = _mount_root(spec, around, protect_machine=True)
         linux.setns(around.user_namespace, linux.CLONE_NEWUSER)
+        os.close(around.user_namespace)
     step[0] = "namespaces"
     flags = linux.CLONE_NEWNS | linux.CLONE_NEWUTS | linux.CLONE_NEWIPC
     if around.network_namespace is None:
@@ -82,6 +102,7 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
     else:
         linux.unshare(flags)
         linux.setns(around.network_namespace, linux.CLONE_NEWNET)
+        os.close(around.network_namespace)
     namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if around.user_namespace is None:
         step[0] = "root"

@@ -11,10 +11,13 @@ import os
 import signal
 import socket
 import sys
-from typing import NoReturn
 
 from pytest_benchscale.backends.local import holder, init
 from pytest_benchscale.transports.namespace import channel, linux
+
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main(control_fd: int, parent: int, overlay: bool) -> NoReturn:

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-from typing import NamedTuple
 
 from pytest_benchscale.transports.namespace.linux import (
     MS_BIND,
@@ -39,20 +37,24 @@ _MAX_COPIED_BYTES = 1 << 20
 _REFUSALS = frozenset({errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENODEV, errno.EOPNOTSUPP})
 
 
-class Layer(NamedTuple):
+class Layer:
     """One mount of a node's root. `target` is relative to it; empty: the root itself."""
 
-    kind: str  # "overlay", "readonly", "tmpfs", or "directory": not mounted, only made
-    lower: str  # for an overlay its lower directories, topmost first, ready for the mount option
-    target: str
+    def __init__(self, kind: str, lower: str, target: str) -> None:
+        self.kind = kind  # "overlay", "readonly", "tmpfs", or "directory": not mounted, only made
+        self.lower = (
+            lower  # of an overlay the lower directories, topmost first, as mount wants them
+        )
+        self.target = target
 
 
-class Layout(NamedTuple):
+class Layout:
     """How to mount one root directory for any node of the lab."""
 
-    lower: str
-    layers: tuple[Layer, ...]
-    options: str  # further overlay options
+    def __init__(self, lower: str, layers: tuple[Layer, ...], options: str) -> None:
+        self.lower = lower
+        self.layers = layers
+        self.options = options  # further overlay options
 
 
 def survey(lower: str, scratch: str, *, overlay: bool = True) -> Layout:
@@ -93,7 +95,7 @@ def mount_layers(layout: Layout, node: str) -> str:
             if not os.path.isdir(upper):
                 os.mkdir(upper)
                 os.mkdir(work)
-                shutil.copymode(_first_lower(layer.lower), upper)
+                os.chmod(upper, stat.S_IMODE(os.stat(_first_lower(layer.lower)).st_mode))
             _mount_overlay(layer.lower, upper, work, target, layout.options)
         elif layer.kind == "readonly":
             bind_read_only(layer.lower, target)
@@ -287,7 +289,7 @@ def _make_entries(layout: Layout, root: str) -> None:
             elif entry.is_dir(follow_symlinks=False):
                 os.mkdir(target)
             elif _is_small_file(entry):
-                shutil.copy(entry.path, target)
+                _copy_file(entry, target)
     if "etc" not in covered and os.path.isdir(f"{layout.lower}/etc"):
         _copy_readable(f"{layout.lower}/etc", f"{root}/etc")
 
@@ -303,7 +305,13 @@ def _copy_readable(source: str, target: str) -> None:
         elif entry.is_dir():
             _copy_readable(entry.path, copy)
         elif _is_small_file(entry):
-            shutil.copy(entry.path, copy)
+            _copy_file(entry, copy)
+
+
+def _copy_file(entry: os.DirEntry[str], target: str) -> None:
+    with open(entry.path, "rb") as source, open(target, "wb") as copy:
+        copy.write(source.read())
+    os.chmod(target, stat.S_IMODE(entry.stat().st_mode))
 
 
 def _is_small_file(entry: os.DirEntry[str]) -> bool:

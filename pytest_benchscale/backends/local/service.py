@@ -13,12 +13,16 @@ import select
 import signal
 import socket
 import time
-from typing import Any, NoReturn
 
 from pytest_benchscale.backends.local import spawn
 from pytest_benchscale.transports.namespace import channel
 
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
 _KILL_SECONDS = 5.0
+_ROOT_ENVIRONMENT = {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
 
 
 class Service:
@@ -36,7 +40,9 @@ class Service:
     def start_main(self, argv: list[str], output: int) -> None:
         """Start the node's main command; the node ends with it."""
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        self._main = spawn.start(spawn.Order(argv, self._env, "/", None), (null, output, output))
+        self._main = spawn.start(
+            spawn.Order(argv, {**_ROOT_ENVIRONMENT, **self._env}, "/", None), (null, output, output)
+        )
         os.close(null)
 
     def serve(self) -> NoReturn:
@@ -67,6 +73,8 @@ class Service:
     def _on_exec(self, message: channel.Message, descriptors: list[int]) -> None:
         number = message["id"]
         env = {**self._env, **message["env"]}
+        if message["user"] is None:
+            env = {**_ROOT_ENVIRONMENT, **env}
         order = spawn.Order(message["argv"], env, message["cwd"], message["user"])
         if message["stdin"]:
             stdin = descriptors[2]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from typing import NamedTuple, NoReturn
+
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Every command has this in its environment; it survives daemonising, which parentage does not.
 MARKER = "BENCHSCALE_EXEC"
@@ -21,13 +24,16 @@ _RESET = [
 ]
 
 
-class Order(NamedTuple):
+class Order:
     """What to run. `env` is the whole environment; `user` a name or number, None: root."""
 
-    argv: list[str]
-    env: dict[str, str]
-    cwd: str | None
-    user: str | None
+    def __init__(
+        self, argv: list[str], env: dict[str, str], cwd: str | None, user: str | None
+    ) -> None:
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.user = user
 
 
 class CannotStart(Exception):
@@ -71,24 +77,15 @@ def _spawn(program: str, order: Order, streams: tuple[int, int, int]) -> int:
 
 
 def _fork(program: str, order: Order, streams: tuple[int, int, int]) -> int:
-    uid, gid, groups, home = _account(order.user or "")
-    env = {**order.env}
-    if "HOME" not in env or env["HOME"] == "/root":
-        env["HOME"] = home
-    if not (order.user or "").isdigit():
-        env["USER"] = env["LOGNAME"] = order.user or ""
+    account = _account(order.user or "")
     pid = os.fork()
     if pid == 0:
-        _become(program, order, streams, (uid, gid, groups), env)
+        _become(program, order, streams, account)
     return pid
 
 
 def _become(
-    program: str,
-    order: Order,
-    streams: tuple[int, int, int],
-    identity: tuple[int, int, list[int]],
-    env: dict[str, str],
+    program: str, order: Order, streams: tuple[int, int, int], account: _Account
 ) -> NoReturn:
     status = _CANNOT
     try:
@@ -98,12 +95,11 @@ def _become(
         os.setsid()
         for number, fd in enumerate(streams):
             os.dup2(fd, number)
-        uid, gid, groups = identity
-        _set_groups(groups)
-        os.setgid(gid)
-        os.setuid(uid)
+        _set_groups(account.groups)
+        os.setgid(account.gid)
+        os.setuid(account.uid)
         _change_directory(order.cwd)
-        os.execve(program, order.argv, env)  # noqa: S606 - that is the point
+        os.execve(program, order.argv, {**account.environment, **order.env})  # noqa: S606 - that is the point
     except CannotStart as error:
         os.write(2, f"{error}\n".encode(errors="surrogateescape"))
     except OSError as error:
@@ -158,17 +154,25 @@ def _cannot_run(name: str, error: OSError) -> CannotStart:
     )
 
 
-def _account(user: str) -> tuple[int, int, list[int], str]:
-    """Return uid, gid, further groups and home of a user of this node.
+class _Account:
+    """A user of this node, and what the environment says of him unless the order says otherwise."""
+
+    def __init__(self, name: str, uid: int, gid: int, groups: list[int], home: str) -> None:
+        self.uid, self.gid, self.groups = uid, gid, groups
+        self.environment = {"HOME": home, "USER": name, "LOGNAME": name}
+
+
+def _account(user: str) -> _Account:
+    """Return a user of this node.
 
     The files are read here: the C library's look-up would load modules of another root.
     """
     for name, _, uid, gid, _, home, *_ in _database("/etc/passwd", 7):
         if user in (name, uid):
             groups = [int(g[2]) for g in _database("/etc/group", 4) if name in g[3].split(",")]
-            return int(uid), int(gid), groups, home
+            return _Account(name, int(uid), int(gid), groups, home)
     if user.isdigit():
-        return int(user), int(user), [], "/"
+        return _Account(user, int(user), int(user), [], "/")
     raise CannotStart(_CANNOT, f"benchscale: cannot run as {user!r}: no such user in /etc/passwd")
 
 

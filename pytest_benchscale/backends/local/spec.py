@@ -18,7 +18,6 @@ __all__ = ["HOST", "node_spec", "reasons_against"]
 HOST = "host"  # the image that is this machine's own root
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_ENVIRONMENT = {"HOME": "/root", "USER": "root", "LOGNAME": "root", "LANG": "C.UTF-8"}
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
@@ -70,7 +69,7 @@ def node_spec(
         "hostname": plan.hostname,
         "hosts": _hosts_file(plan),
         "image": _image_path(plan, lab),
-        "env": {"PATH": path, **_ENVIRONMENT, **plan.env},
+        "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
         "command": list(plan.spec.command or ()),
         "forwards": plan.forwards,
         "links": [

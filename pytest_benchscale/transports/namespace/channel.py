@@ -10,10 +10,13 @@ import array
 import json
 import os
 import socket
-from collections.abc import Sequence
-from typing import Any
 
-Message = dict[str, Any]
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+Message = dict[str, "Any"]
 
 # Below the smallest default of net.core.wmem_default, with room for the kernel's bookkeeping.
 _PACKET_BYTES = 64 * 1024

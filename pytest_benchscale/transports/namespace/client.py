@@ -93,7 +93,8 @@ class NamespaceCommand:
 class NamespaceTransport:
     """The way into a running node. Lives from the node's start to its end.
 
-    `why_ended` tells why the node is gone, for `NodeDied`.
+    `on_close` is called once, when the node's init is gone or `close` was called; `why_ended` then
+    tells why, for `NodeDied`.
     """
 
     def __init__(
@@ -102,10 +103,12 @@ class NamespaceTransport:
         sock: socket.socket,
         *,
         on_event: Callable[[Message, list[int]], None],
+        on_close: Callable[[], None],
         why_ended: Callable[[], str],
     ) -> None:
         self.node = node
         self._on_event = on_event
+        self._on_close = on_close
         self._why_ended = why_ended
         self._commands: dict[int, NamespaceCommand] = {}
         self._draining: set[PipeReader] = set()
@@ -248,6 +251,7 @@ class NamespaceTransport:
             self._draining |= {running.stdout, running.stderr}
 
     def _closed(self) -> None:
+        self._on_close()
         self._gone.set()
         commands, self._commands = self._commands, {}
         for running in commands.values():

@@ -26,8 +26,9 @@ from pytest_benchscale.backends.base import (
     OwnedThing,
 )
 from pytest_benchscale.backends.local.diagnosis import explain
+from pytest_benchscale.backends.local.internet import Uplink
 from pytest_benchscale.backends.local.lab_process import LabProcess
-from pytest_benchscale.backends.local.spec import node_spec, reasons_against
+from pytest_benchscale.backends.local.spec import has_internet, node_spec, reasons_against
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
@@ -53,6 +54,7 @@ class _LocalNode:
         self.ready: anyio.Event = anyio.Event()
         self.failure: Message | None = None
         self.namespace = -1  # its network namespace, on the way to the holder
+        self.uplink: Uplink | None = None
 
     def info(self) -> NodeInfo:
         interfaces = self.plan.interfaces
@@ -76,6 +78,7 @@ class LocalBackend:
             Capability.VOLUMES,
             Capability.MAIN_COMMAND,
             Capability.USERS,
+            Capability.INTERNET,
         }
     )
 
@@ -187,9 +190,8 @@ class LocalBackend:
             return
         node.status = NodeStatus.STOPPED
         await self._ask("kill", "delete", name, name=name, forget=True)
-        self._let_go(node)
-        os.close(node.log)
         del self._nodes[name]
+        self._dispose(node)
 
     async def get_node(self, name: str) -> NodeInfo:
         """Return the node's state; its end is noticed when it happens, not when asked."""
@@ -226,8 +228,7 @@ class LocalBackend:
         if process is not None:
             await process.close()
         for node in nodes.values():
-            self._let_go(node)
-            os.close(node.log)
+            self._dispose(node)
 
     async def _start(self, node: _LocalNode) -> NodeInfo:
         plan, lab = node.plan, self._lab_plan()
@@ -252,20 +253,27 @@ class LocalBackend:
             theirs.close()
         with anyio.move_on_after(_START_SECONDS * lab.timeout_scale):
             await node.ready.wait()
-        await self._hand_over_network(node)
+        try:
+            await self._settle_network(node)
+        except BaseException:
+            self._let_go(node)
+            raise
         if node.status is not NodeStatus.RUNNING:
             self._let_go(node)
             raise self._could_not_start(node)
         return node.info()
 
-    async def _hand_over_network(self, node: _LocalNode) -> None:
-        """Let the holder keep the node's network namespace, so that its links outlive a stop."""
+    async def _settle_network(self, node: _LocalNode) -> None:
+        """Have the holder keep the node's network, so that it outlives a stop; connect it outside."""
         namespace, node.namespace = node.namespace, -1
         if namespace < 0:
             return
         try:
             if self._process is not None:
                 await self._process.post("keep_network", (namespace,), name=node.plan.name)
+            if node.uplink is None and has_internet(node.plan, self._lab_plan()):
+                node.uplink = Uplink(node.plan.name)
+                await node.uplink.open(namespace)
         finally:
             os.close(namespace)
 
@@ -330,6 +338,12 @@ class LocalBackend:
                 step=step,
                 resolution=resolution,
             ) from error
+
+    def _dispose(self, node: _LocalNode) -> None:
+        self._let_go(node)
+        os.close(node.log)
+        if node.uplink is not None:
+            node.uplink.close()
 
     def _let_go(self, node: _LocalNode) -> None:
         transport, node.transport = node.transport, None

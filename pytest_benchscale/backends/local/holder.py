@@ -20,7 +20,6 @@ from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
-    import tarfile
     from typing import Any, NoReturn
 
 _BASE = "/run"  # the machine's own /run is of no use to nodes, so the lab's tmpfs goes there
@@ -246,30 +245,21 @@ def _make_user_namespace() -> int:
 
 
 def _unpack(archive: str, directory: str) -> str:
-    """Unpack a root file system tarball; in a process that cannot leave the directory."""
+    """Unpack a root file system tarball; in a process that cannot leave the directory.
+
+    Raises:
+        OSError: it cannot be read, is no tarball, or does not fit.
+    """
     source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
     os.mkdir(directory)
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            import tarfile  # noqa: PLC0415 - few labs need it, and it takes long to import
-
-            os.chroot(directory)
-            os.chdir("/")
-            try:
-                with os.fdopen(source, "rb") as file, tarfile.open(fileobj=file) as packed:
-                    _extract(packed)
-                status = 0
-            except (OSError, EOFError, tarfile.TarError) as error:
-                os.write(tell, str(error).encode(errors="replace")[:4000])
-        finally:
-            os._exit(status)
+        _unpack_and_exit(source, directory, tell)
     os.close(tell)
     os.close(source)
-    with os.fdopen(told, encoding="utf-8", errors="replace") as file:
-        trouble = file.read()
+    with os.fdopen(told, encoding="utf-8", errors="replace") as answers:
+        trouble = answers.read()
     _, status = os.waitpid(pid, 0)
     if trouble or status:
         reason = trouble or f"the unpacking process ended with {os.waitstatus_to_exitcode(status)}"
@@ -277,7 +267,19 @@ def _unpack(archive: str, directory: str) -> str:
     return directory
 
 
-def _extract(archive: tarfile.TarFile) -> None:
-    for member in archive:
-        if not member.isdev():  # a node has a /dev of its own
-            archive.extract(member, filter="tar")
+def _unpack_and_exit(source: int, directory: str, tell: int) -> NoReturn:
+    try:
+        import tarfile  # noqa: PLC0415 - few labs need it, and it takes long to import
+
+        os.chroot(directory)
+        os.chdir("/")
+        try:
+            with os.fdopen(source, "rb") as packed, tarfile.open(fileobj=packed) as archive:
+                for member in archive:
+                    if not member.isdev():  # a node has a /dev of its own
+                        archive.extract(member, filter="tar")
+        except (OSError, EOFError, tarfile.TarError) as error:
+            os.write(tell, str(error).encode(errors="replace")[:4000])
+        os._exit(0)
+    finally:
+        os._exit(1)

@@ -124,7 +124,7 @@ def _mount_root(spec: dict[str, Any], around: Surroundings, *, protect_machine: 
     root = rootfs.mount_layers(around.layout, around.directory)
     system.mount_proc(root, protect_machine=protect_machine)
     if spec["first"]:
-        system.write_names(root, spec["hostname"], spec["hosts"])
+        system.write_names(root, spec["hostname"], spec["hosts"], spec["resolver"])
     for volume in spec["volumes"]:
         system.bind_volume(volume["source"], root, volume["target"], read_only=volume["ro"])
     return root

@@ -9,24 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from pytest_benchscale.backends.base import LabPlan, NodePlan
+from pytest_benchscale.backends.local import internet
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
-__all__ = ["HOST", "node_spec", "reasons_against"]
+__all__ = ["HOST", "has_internet", "node_spec", "reasons_against"]
 
 HOST = "host"  # the image that is this machine's own root
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NO_RESOLVER = "# This network has no name server; the names of the nodes are in /etc/hosts.\n"
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 def reasons_against(topology: Topology, images: Mapping[str, str]) -> list[str]:
     """Return why the `local` backend cannot run a topology."""
+    trouble = internet.missing_tool()
     reasons = [
-        f"network {network.name!r} wants internet access, which local nodes do not have yet"
+        f"network {network.name!r}: {trouble}"
         for network in topology.networks
-        if network.internet
+        if network.internet and trouble
     ]
     for node in topology.nodes:
         reasons.extend(f"node {node.name!r}: {reason}" for reason in _against(node, images))
@@ -48,6 +51,12 @@ def _against(node: NodeSpec, images: Mapping[str, str]) -> list[str]:
     return reasons
 
 
+def has_internet(plan: NodePlan, lab: LabPlan) -> bool:
+    """Return whether one of the node's networks has internet access."""
+    open_networks = {network.name for network in lab.networks if network.internet}
+    return any(one.network in open_networks for one in plan.interfaces)
+
+
 def node_spec(
     plan: NodePlan, lab: LabPlan, bridges: Mapping[str, int], links: Sequence[str]
 ) -> dict[str, Any]:
@@ -59,6 +68,7 @@ def node_spec(
     Raises:
         LabError: the image or a volume's source is not there.
     """
+    outside = has_internet(plan, lab)
     path = _PATH
     if plan.image == HOST:
         # Last, so that the machine's own programs come first: where Python lives in a virtual
@@ -68,6 +78,7 @@ def node_spec(
         "name": plan.name,
         "hostname": plan.hostname,
         "hosts": _hosts_file(plan),
+        "resolver": f"nameserver {internet.NAME_SERVER}\n" if outside else _NO_RESOLVER,
         "image": _image_path(plan, lab),
         "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
         "command": list(plan.spec.command or ()),
@@ -83,7 +94,10 @@ def node_spec(
             for link, one in zip(links, plan.interfaces, strict=True)
         ],
         "routes": [
-            {"destination": str(route.destination), "via": str(route.via)} for route in plan.routes
+            {"destination": str(route.destination), "via": str(route.via)}
+            for route in plan.routes
+            # The way out is a device of its own, not a gateway on the network.
+            if not (outside and route.destination.prefixlen == 0)
         ],
         "volumes": [_volume(volume, plan, lab) for volume in plan.spec.volumes],
     }

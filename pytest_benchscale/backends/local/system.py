@@ -90,13 +90,13 @@ def _fill_dev(dev: str) -> None:
     )
 
 
-def write_names(root: str, hostname: str, hosts: str) -> None:
+def write_names(root: str, hostname: str, hosts: str, resolver: str) -> None:
     """Write /etc/hostname, /etc/hosts and /etc/resolv.conf as files of the node's own."""
     os.makedirs(f"{root}/etc", exist_ok=True)
     files = {
         "hostname": hostname + "\n",
         "hosts": hosts,
-        "resolv.conf": "# This network has no name server; names of nodes are in /etc/hosts.\n",
+        "resolv.conf": resolver,
     }
     for name, content in files.items():
         path = f"{root}/etc/{name}"

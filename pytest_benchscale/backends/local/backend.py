@@ -28,6 +28,7 @@ from pytest_benchscale.backends.base import (
 from pytest_benchscale.backends.local.diagnosis import explain
 from pytest_benchscale.backends.local.internet import Uplink
 from pytest_benchscale.backends.local.lab_process import LabProcess
+from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.backends.local.spec import has_internet, node_spec, reasons_against
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
 from pytest_benchscale.topology.model import Topology
@@ -109,12 +110,14 @@ class LocalBackend:
         return reasons_against(topology, images)
 
     def notes(self, topology: Topology) -> Sequence[str]:
-        """Return which limits of the topology are not enforced."""
+        """Return which limits are not enforced, since control groups are not ours to make here."""
+        limits = Limits.find("")
+        enforced = {"memory_mb": limits.enforces_memory, "vcpus": limits.enforces_cpu}
         return [
-            f"{key} of node {node.name!r} is not enforced"
+            f"{key} of node {node.name!r} is not enforced: no control group may be made here"
             for node in topology.nodes
-            for key in ("memory_mb", "vcpus")
-            if getattr(node, key) is not None
+            for key, works in enforced.items()
+            if getattr(node, key) is not None and not works
         ]
 
     async def open(self, plan: LabPlan) -> None:

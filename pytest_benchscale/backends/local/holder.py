@@ -7,6 +7,7 @@ when its parent dies or when pytest's end of the control channel closes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -15,6 +16,7 @@ import signal
 import socket
 
 from pytest_benchscale.backends.local import init, rootfs
+from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
 
@@ -39,8 +41,11 @@ class _Node:
 class Holder:
     """Serves one lab until the control channel closes."""
 
-    def __init__(self, control: socket.socket, *, privileged: bool, overlay: bool) -> None:
+    def __init__(
+        self, control: socket.socket, limits: Limits, *, privileged: bool, overlay: bool
+    ) -> None:
         self._control = control
+        self._limits = limits
         self._overlay = overlay
         self._nodes: dict[str, _Node] = {}
         self._by_pid: dict[int, _Node] = {}
@@ -114,6 +119,8 @@ class Holder:
             linux.setns(self._own_pid_namespace, linux.CLONE_NEWPID)
         node.pid = pid
         self._by_pid[pid] = node
+        directory = os.path.basename(node.directory)
+        self._limits.apply(directory, pid, spec["memory_mb"], spec["vcpus"])
         return {}
 
     def _become_init(
@@ -269,15 +276,20 @@ def _unpack(archive: str, directory: str) -> str:
 
 def _unpack_and_exit(source: int, directory: str, tell: int) -> NoReturn:
     try:
-        import tarfile  # noqa: PLC0415 - few labs need it, and it takes long to import
+        # Few labs need these, and they take long to import; in the jail they cannot be imported.
+        import tarfile  # noqa: PLC0415
 
+        for compression in ("gzip", "bz2", "lzma"):
+            with contextlib.suppress(ImportError):
+                __import__(compression)
         os.chroot(directory)
         os.chdir("/")
         try:
             with os.fdopen(source, "rb") as packed, tarfile.open(fileobj=packed) as archive:
+                archive.extraction_filter = lambda member, _path: member  # the jail is enough
                 for member in archive:
                     if not member.isdev():  # a node has a /dev of its own
-                        archive.extract(member, filter="tar")
+                        archive.extract(member)
         except (OSError, EOFError, tarfile.TarError) as error:
             os.write(tell, str(error).encode(errors="replace")[:4000])
         os._exit(0)

@@ -2,7 +2,8 @@
 
 The launcher enters the namespaces and forks the holder, which is the first process in the new pid
 namespace. It stays as the holder's parent, because only a parent's death reaches a process through
-PR_SET_PDEATHSIG: pytest dies, the launcher dies, the holder dies, and with it the kernel ends the lab.
+PR_SET_PDEATHSIG: pytest dies, the launcher is told and kills the holder, and with it the kernel ends
+the lab. What is left for the launcher to remove is the lab's control groups.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 
 from pytest_benchscale.backends.local import holder, init
+from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
@@ -24,19 +25,21 @@ def main(control_fd: int, parent: int, overlay: bool) -> NoReturn:
     """Hold a lab until the parent dies or the control channel closes. Does not return."""
     control = socket.socket(fileno=control_fd)
     init.prepare_signals()
-    _die_with(parent)
+    linux.prctl(linux.PR_SET_NAME, b"benchscale")
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)
     step = "namespaces"
     status = 0
     try:
+        limits = Limits.find(f"benchscale-{os.getpid()}-{os.urandom(4).hex()}")
         privileged = _enter_namespaces()
-        step = "holder process"
-        launcher = os.getpid()
+        step = "fork"
         pid = os.fork()
         if pid == 0:
             step = "mounts"
-            _hold(control, launcher, privileged=privileged, overlay=overlay)
+            _hold(control, limits, privileged=privileged, overlay=overlay)
         control.close()
-        _, status = os.waitpid(pid, 0)
+        status = _wait_for(pid, parent)
+        limits.remove()
     except OSError as error:
         text = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
         channel.send(control, {"failed": step, "errno": error.errno, "text": text})
@@ -45,20 +48,25 @@ def main(control_fd: int, parent: int, overlay: bool) -> NoReturn:
         os._exit(1 if status else 0)
 
 
-def _hold(control: socket.socket, launcher: int, *, privileged: bool, overlay: bool) -> NoReturn:
+def _hold(control: socket.socket, limits: Limits, *, privileged: bool, overlay: bool) -> NoReturn:
+    # Should the launcher be gone already, so is pytest, and the control channel closes.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() not in (0, launcher):  # 0: a parent outside of this pid namespace
-        os._exit(1)
     linux.prctl(linux.PR_SET_NAME, b"benchscale-lab")
     holder.set_up_mounts()
-    holder.Holder(control, privileged=privileged, overlay=overlay).serve()
+    holder.Holder(control, limits, privileged=privileged, overlay=overlay).serve()
 
 
-def _die_with(parent: int) -> None:
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    linux.prctl(linux.PR_SET_NAME, b"benchscale")
-    if os.getppid() != parent:
-        os._exit(1)  # it died before we could ask
+def _wait_for(holder_pid: int, parent: int) -> int:
+    """Return the holder's status once it has ended. The parent's death ends it."""
+
+    def end_holder(_signum: int, _frame: object) -> None:
+        os.kill(holder_pid, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end_holder)
+    if os.getppid() != parent:  # it died before we could be told
+        end_holder(signal.SIGTERM, None)
+    _, status = os.waitpid(holder_pid, 0)
+    return status
 
 
 def _enter_namespaces() -> bool:
@@ -76,14 +84,10 @@ def _enter_namespaces() -> bool:
     _write("/proc/self/uid_map", f"0 {uid} 1")
     _write("/proc/self/gid_map", f"0 {gid} 1")
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWPID | linux.CLONE_NEWNET)
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of credentials resets it
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGTERM)  # a change of credentials resets it
     return False
 
 
 def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="ascii") as file:
         file.write(text)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "overlay")

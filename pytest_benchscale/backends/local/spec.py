@@ -82,6 +82,8 @@ def node_spec(
         "image": _image_path(plan, lab),
         "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
         "command": list(plan.spec.command or ()),
+        "memory_mb": plan.spec.memory_mb,
+        "vcpus": plan.spec.vcpus,
         "forwards": plan.forwards,
         "links": [
             {

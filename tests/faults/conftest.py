@@ -1,0 +1,41 @@
+"""What the fault tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.sessions import NOBODY, interpreter_for_nobody
+from tests.machine import Snapshot, wait_until_as_before
+
+if sys.platform != "linux":
+    collect_ignore_glob = ["*"]
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[Snapshot]:
+    """Count everything on the machine before the test, and fail when there is more after it."""
+    before = Snapshot.take()
+    yield before
+    assert wait_until_as_before(before) == {}
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> str:
+    """An interpreter for an ordinary user, who owns the test's directory."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    python = interpreter_for_nobody()
+    if python is None:
+        message = "no interpreter here can be run by an ordinary user"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    os.chown(tmp_path, NOBODY, NOBODY)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+    return python

@@ -1,0 +1,100 @@
+"""What is on this machine, counted, so that a test can prove that it left nothing behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Snapshot", "difference", "wait_until_as_before"]
+
+_OURS = "benchscale"
+_DIRECTORIES = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a lab could leave: each entry is a line that tells what it is."""
+
+    processes: frozenset[str] = field(default_factory=frozenset)
+    namespaces: frozenset[str] = field(default_factory=frozenset)
+    mounts: frozenset[str] = field(default_factory=frozenset)
+    links: frozenset[str] = field(default_factory=frozenset)
+    files: frozenset[str] = field(default_factory=frozenset)
+    cgroups: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def take(cls) -> Snapshot:
+        """Look at the whole machine, not only at what carries our name."""
+        return cls(
+            processes=frozenset(_processes()),
+            namespaces=frozenset(_namespaces()),
+            mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
+            links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
+            files=frozenset(_files()),
+            cgroups=frozenset(_cgroups()),
+        )
+
+
+def _processes() -> list[str]:
+    """Every process that is a lab's, by name or by command line, zombies apart."""
+    found = []
+    for pid in _pids():
+        try:
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "Z" and (name.startswith(_OURS) or b"backends.local" in arguments):
+            found.append(f"{pid} {name}")
+    return found
+
+
+def _pids() -> list[str]:
+    return [name for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _namespaces() -> list[str]:
+    """Every namespace that any process is in; also catches a process that changed its name."""
+    found = set()
+    for pid in _pids():
+        for kind in ("net", "pid", "mnt", "user", "uts", "ipc"):
+            try:
+                found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
+            except OSError:
+                continue  # gone, or another user's
+    return sorted(found)
+
+
+def _files() -> list[str]:
+    found = []
+    for directory in _DIRECTORIES:
+        try:
+            names = os.listdir(directory)
+        except OSError:
+            continue
+        found += [f"{directory}/{name}" for name in names if not name.startswith("pytest-of-")]
+    return found
+
+
+def _cgroups() -> list[str]:
+    return [str(path) for path in Path("/sys/fs/cgroup").rglob(f"{_OURS}*")]
+
+
+def difference(before: Snapshot, after: Snapshot) -> dict[str, list[str]]:
+    """Return what is there now and was not before, by kind; empty when nothing is."""
+    kinds = Snapshot.__dataclass_fields__
+    new = {kind: sorted(getattr(after, kind) - getattr(before, kind)) for kind in kinds}
+    return {kind: lines for kind, lines in new.items() if lines}
+
+
+def wait_until_as_before(before: Snapshot, seconds: float = 10.0) -> dict[str, list[str]]:
+    """Return what is left; the kernel removes a lab without us, so it gets a moment to finish."""
+    deadline = time.monotonic() + seconds
+    while True:
+        left = difference(before, Snapshot.take())
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.02)

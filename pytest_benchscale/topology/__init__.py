@@ -1,0 +1,1 @@
+"""What is declared: the topology file, its model, and what follows from it alone."""

@@ -32,6 +32,9 @@ OWN_DIRECTORIES = frozenset({"proc", "sys", "dev", "run", "tmp"})
 # Empty in a node when no overlay can be had, since programs write there.
 _WRITABLE = ("root", "home", "srv", "mnt", "var/tmp", "var/log", "var/cache")
 _MAX_DEPTH = 3
+# Directories in which an ordinary user's nodes can create files: to this depth, and so many.
+_MIRRORED_DEEPLY = ("etc", "var", "srv", "usr/local")
+_DEEP, _SHALLOW = 4, 2
 _MAX_MIRRORED = 4000
 _MAX_COPIED_BYTES = 1 << 20
 _REFUSALS = frozenset({errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENODEV, errno.EOPNOTSUPP})
@@ -252,25 +255,29 @@ class _Mirror:
         self._left = _MAX_MIRRORED
 
     def of(self, path: str, target: str) -> list[str]:
+        """Return the mirror of a directory, as a list to put before it; empty when none is needed."""
         if not self._enabled:
             return []
         mirror = f"{self._base}/{target}"
         if not os.path.isdir(mirror):
             os.makedirs(mirror)
-            self._copy(path, mirror, target.count("/") + 1)
+            self._fill(path, mirror, target)
         return [mirror]
 
-    def _copy(self, path: str, mirror: str, depth: int) -> None:
-        if depth > _MAX_DEPTH:
+    def _fill(self, path: str, mirror: str, target: str) -> None:
+        deep = target.startswith(_MIRRORED_DEEPLY)
+        if target.count("/") + 1 >= (_DEEP if deep else _SHALLOW):
             return
-        for name in _subdirectories(path):
-            source = f"{path}/{name}"
-            if self._left <= 0 or not os.access(source, os.R_OK | os.X_OK):
+        with os.scandir(path) as entries:
+            directories = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for entry in directories:
+            if self._left <= 0 or not os.access(entry.path, os.R_OK | os.X_OK):
                 continue
             self._left -= 1
-            copy = f"{mirror}/{name}"
-            os.mkdir(copy, 0o700 | stat.S_IMODE(os.lstat(source).st_mode))
-            self._copy(source, copy, depth + 1)
+            copy = f"{mirror}/{entry.name}"
+            mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+            os.mkdir(copy, 0o700 | mode)
+            self._fill(entry.path, copy, f"{target}/{entry.name}")
 
 
 def _make_entries(layout: Layout, root: str) -> None:

@@ -1,0 +1,367 @@
+"""A lab: the running machines of one topology."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from pytest_benchscale.backends import registry
+from pytest_benchscale.backends.base import Backend, Capability, LabPlan, NetworkInfo
+from pytest_benchscale.backends.requirements import conditions_needed, unmet
+from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
+from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.artifacts import write_artifacts
+from pytest_benchscale.lab.bringup import BringUp, Created
+from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.history import History
+from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.node import Node
+from pytest_benchscale.lab.options import LabOptions
+from pytest_benchscale.lab.plan import build_plan
+from pytest_benchscale.lab.portal import Portal, on_portal
+from pytest_benchscale.lab.teardown import TearDown
+from pytest_benchscale.results import ExecResult
+from pytest_benchscale.topology.model import Topology
+
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.sync import SyncLab
+
+__all__ = ["Lab", "UnknownNode"]
+
+OPEN_DEADLINE = 120.0  # seconds
+
+
+class UnknownNode(LabError, KeyError):
+    """`lab[name]`: the lab has no node of that name."""
+
+
+class Lab:
+    """The machines and networks of one topology on one backend, from `up` to `down`.
+
+    Every method may be called from any event loop; `sync` is the same without `await`.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        backend: Backend,
+        *,
+        portal: Portal,
+        options: LabOptions | None = None,
+    ) -> None:
+        self.portal = self._portal = portal
+        self._topology = topology
+        self._context = LabContext(portal, backend, options or LabOptions())
+        self._machines = {node.name: Machine(node.name, self._context) for node in topology.nodes}
+        self._nodes = {node.name: Node(node, self._machines[node.name]) for node in topology.nodes}
+        self._created = Created()
+        self._plan: LabPlan | None = None
+        self._turn = asyncio.Lock()
+        self._up = False
+
+    @classmethod
+    def open(
+        cls,
+        source: Topology | str | os.PathLike[str],
+        *,
+        backend: str | None = None,
+        options: LabOptions | None = None,
+    ) -> AbstractAsyncContextManager[Lab]:
+        """Bring up the lab of a topology or its file for the duration of an `async with` block.
+
+        `backend` is a name or `auto`; without one the file's counts. The lab has an event-loop
+        thread of its own.
+        """
+        return _open(source, backend, options)
+
+    @classmethod
+    def open_sync(
+        cls,
+        source: Topology | str | os.PathLike[str],
+        *,
+        backend: str | None = None,
+        options: LabOptions | None = None,
+    ) -> AbstractContextManager[Lab]:
+        """Do the same for a `with` block; `lab.sync` has the calls without `await`."""
+        return _open_sync(source, backend, options)
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.name!r} on {self.backend!r}: {'up' if self._up else 'not up'}>"
+
+    def __getitem__(self, name: str) -> Node:
+        __tracebackhide__ = True
+        try:
+            return self._nodes[name]
+        except KeyError:
+            close = difflib.get_close_matches(str(name), self._nodes, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UnknownNode(
+                f"lab {self.name!r} has no node {name!r}{hint}",
+                step="look-up",
+                details=f"its nodes: {', '.join(self._nodes)}",
+            ) from None
+
+    @property
+    def name(self) -> str:
+        """The topology's name."""
+        return self._topology.name
+
+    @property
+    def lab_id(self) -> str | None:
+        """What tells this lab from all others, once it was brought up."""
+        return self._plan.lab_id if self._plan else None
+
+    @property
+    def topology(self) -> Topology:
+        """What the file declares."""
+        return self._topology
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self._context.backend.name
+
+    @property
+    def options(self) -> LabOptions:
+        """What the session decided."""
+        return self._context.options
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the lab is up."""
+        return self._up
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by name, in the order of the file."""
+        return MappingProxyType(self._nodes)
+
+    @property
+    def networks(self) -> Mapping[str, NetworkInfo]:
+        """The networks that exist, by name, in the order of the file."""
+        made = self._created.networks
+        infos = {network.name: made.get(network.name) for network in self._topology.networks}
+        return {name: info for name, info in infos.items() if info is not None}
+
+    @property
+    def history(self) -> History:
+        """The commands that were run, oldest first."""
+        return self._context.history
+
+    @property
+    def sync(self) -> SyncLab:
+        """The same lab without `await`."""
+        from pytest_benchscale.lab.sync import SyncLab  # noqa: PLC0415  it builds on this module
+
+        return SyncLab(self)
+
+    @on_portal
+    async def up(self) -> None:
+        """Bring the lab up. Whatever ends it early, a failure or a cancellation, rolls it back.
+
+        Raises:
+            BackendUnavailable: the backend cannot be used here.
+            NotSupported: the topology needs what the backend does not have.
+            LabError: a node or network failed; says which, in which step, with its last output.
+        """
+        __tracebackhide__ = True
+        async with self._turn:
+            if self._plan is not None:
+                raise LabError(
+                    f"lab {self.name!r} was up before",
+                    step="up",
+                    resolution="make a new Lab: each lives once",
+                )
+            self._check_topology()
+            self._plan = plan = build_plan(self._topology, self.backend, self.options)
+            self._created.opened = True
+            try:
+                await self._build(plan)
+            except BaseException as exc:
+                for error in await self._give_back():
+                    exc.add_note(f"while rolling back: {_in_words(error)}")
+                raise
+            self._up = True
+
+    @on_portal
+    async def down(self) -> None:
+        """Take the lab down: collect logs, remove nodes, then networks. Safe to call twice.
+
+        Runs to its end also when the caller is cancelled.
+
+        Raises:
+            LabError: something could not be removed; tells of everything that went wrong.
+        """
+        __tracebackhide__ = True
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                self._up = False
+                errors = await self._give_back()
+        if errors:
+            raise LabError(
+                f"lab {self.name!r} on {self.backend!r} was not taken down cleanly",
+                step="down",
+                details="\n".join(_in_words(error) for error in errors),
+            )
+
+    @on_portal
+    async def exec(self, command: CommandLike, /, **options: Any) -> dict[str, ExecResult]:
+        """Run a command on every node at once; takes the options of `Node.exec`.
+
+        Raises:
+            BenchscaleError: the first node's, in file order; those of others are notes on it.
+        """
+        __tracebackhide__ = True
+        results: dict[str, ExecResult] = {}
+        failures: dict[str, BenchscaleError] = {}
+
+        async def run(name: str, node: Node) -> None:
+            try:
+                results[name] = await node.exec(command, **options)
+            except BenchscaleError as exc:
+                failures[name] = exc
+
+        async with anyio.create_task_group() as group:
+            for name, node in self._nodes.items():
+                group.start_soon(run, name, node)
+        if failures:
+            first, *others = (failures[name] for name in self._nodes if name in failures)
+            for other in others:
+                first.add_note(f"and also: {other.brief}")
+            raise first
+        return {name: results[name] for name in self._nodes}
+
+    def partition(self, *groups: set[str]) -> AbstractAsyncContextManager[None]:
+        """Cut the networks between groups of nodes. Not there yet.
+
+        Raises:
+            NotSupported: always, so far.
+        """
+        raise NotSupported(self.backend, Capability.PARTITIONS)
+
+    async def heal(self) -> None:
+        """Remove every fault. There is none that could be made, so far."""
+
+    def _check_topology(self) -> None:
+        """Refuse what this backend cannot run, before anything is created."""
+        backend = self._context.backend
+        others = {node.backend for node in self._topology.nodes if node.backend} - {backend.name}
+        if others - {"auto"}:
+            raise LabError(
+                f"topology {self.name!r} has nodes on {', '.join(sorted(others))} beside "
+                f"{backend.name}: backends cannot be mixed in one lab yet",
+                step="check",
+                resolution="give all nodes the same `backend:`, or none",
+            )
+        if needs := unmet(self._topology, backend.capabilities):
+            first, *more = needs
+            raise NotSupported(
+                backend.name,
+                first.capability,
+                details="\n".join(f"{need.where}: {need.capability}" for need in (first, *more)),
+                resolution="choose another backend, or leave these keys out",
+            )
+        self._check_conditions()
+        if reasons := backend.can_run(self._topology, self.options.images):
+            raise LabError(
+                f"backend {backend.name!r} cannot run topology {self.name!r}",
+                step="check",
+                details="\n".join(reasons),
+            )
+
+    def _check_conditions(self) -> None:
+        if self.options.conditions == "off":
+            return
+        backend = self._context.backend
+        need = conditions_needed(self._topology)
+        if need is not None and need.capability not in backend.capabilities:
+            raise NotSupported(
+                backend.name,
+                need.capability,
+                details=f"topology {self.name!r} declares them: {need.where}",
+                resolution="run it without them: --benchscale-conditions=off",
+            )
+
+    async def _build(self, plan: LabPlan) -> None:
+        context = self._context
+        await context.ask(
+            lambda: context.backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
+        )
+        bring_up = BringUp(context, self._created, self._nodes, self._machines, plan.directory)
+        await bring_up.run(plan.networks, plan.nodes)
+
+    async def _give_back(self) -> list[Exception]:
+        """Remove whatever was created, after its logs were kept; return what went wrong."""
+        tear_down = TearDown(self._context, self._created)
+        plan, artifacts = self._plan, self.options.artifacts
+        if not self._created:
+            return []
+        with anyio.CancelScope(shield=True):
+            if plan is not None and artifacts is not None:
+                await tear_down.attempt(
+                    lambda: self._keep_artifacts(artifacts, plan), "writing the artifacts"
+                )
+            await tear_down.run()
+        return tear_down.errors
+
+    async def _keep_artifacts(self, directory: Path, plan: LabPlan) -> None:
+        logs = {name: await self._machines[name].logs() for name in self._created.nodes}
+        write_artifacts(directory, self._topology, plan, self._context, logs)
+
+
+@asynccontextmanager
+async def _open(
+    source: Topology | str | os.PathLike[str], backend: str | None, options: LabOptions | None
+) -> AsyncIterator[Lab]:
+    with Portal() as portal:
+        lab = await portal.call(_make, source, backend, options or LabOptions(), portal)
+        await lab.up()
+        try:
+            yield lab
+        finally:
+            await lab.down()
+
+
+@contextmanager
+def _open_sync(
+    source: Topology | str | os.PathLike[str], backend: str | None, options: LabOptions | None
+) -> Iterator[Lab]:
+    with Portal() as portal:
+        lab = portal.call_blocking(_make, source, backend, options or LabOptions(), portal)
+        portal.call_blocking(lab.up)
+        try:
+            yield lab
+        finally:
+            portal.call_blocking(lab.down)
+
+
+async def _make(
+    source: Topology | str | os.PathLike[str],
+    backend: str | None,
+    options: LabOptions,
+    portal: Portal,
+) -> Lab:
+    """Load the topology and find the backend: the argument's, the file's, or the cheapest."""
+    topology = source if isinstance(source, Topology) else Topology.load(Path(source))
+    name = backend or topology.backend or "auto"
+    if name == "auto":
+        name = (await registry.choose(topology, options.images)).name
+    return Lab(topology, registry.get(name)(), portal=portal, options=options)
+
+
+def _in_words(error: Exception) -> str:
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return f"{error}{notes}"

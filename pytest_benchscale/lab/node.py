@@ -1,0 +1,330 @@
+"""One machine of a lab: commands, files, life and waiting."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Literal
+
+from pytest_benchscale.backends.base import Capability, NodeStatus
+from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.lab import waits
+from pytest_benchscale.lab.arguments import (
+    CommandLike,
+    build_command,
+    check_timeout,
+    encode,
+    node_path,
+)
+from pytest_benchscale.lab.lifecycle import Lifecycle
+from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.portal import on_portal
+from pytest_benchscale.lab.process import Process
+from pytest_benchscale.results import ExecResult
+from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.topology.model import NodeSpec
+
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.sync import SyncNode
+
+__all__ = ["Node"]
+
+
+class Node:
+    """A machine of the lab's topology; `lab["name"]` hands it out.
+
+    Every method may be called from any event loop. Each raises `LabError` when the node is stopped
+    or paused, and `NodeDied` when it ended by itself.
+    """
+
+    def __init__(self, spec: NodeSpec, machine: Machine) -> None:
+        self._spec = spec
+        self._machine = machine
+        self.portal = self._portal = machine.context.portal
+        self._lifecycle = Lifecycle(machine)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name!r} on {self.backend!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name in the file, which is the host name too."""
+        return self._spec.name
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the node."""
+        return self._machine.context.backend.name
+
+    @property
+    def spec(self) -> NodeSpec:
+        """What the file declares."""
+        return self._spec
+
+    @property
+    def status(self) -> NodeStatus:
+        """The state as it is now: the backend is asked, so that a death by itself shows."""
+        __tracebackhide__ = True
+        info = self._machine.info
+        if info is None:
+            return NodeStatus.STOPPED
+        if self._portal.is_here:
+            return info.status
+        return self._portal.call_blocking(self._machine.refresh).status
+
+    @property
+    def address(self) -> IpAddress:
+        """The address on the first of the node's networks."""
+        __tracebackhide__ = True
+        return next(iter(self.addresses.values()))
+
+    @property
+    def addresses(self) -> Mapping[str, IpAddress]:
+        """The addresses by network; never one that only the lab itself talks to."""
+        __tracebackhide__ = True
+        return self._machine.existing("addresses").addresses
+
+    @property
+    def interfaces(self) -> Mapping[str, str]:
+        """The names of the network devices inside the node, by network."""
+        __tracebackhide__ = True
+        return self._machine.existing("interfaces").interfaces
+
+    @property
+    def sync(self) -> SyncNode:
+        """The same node without `await`."""
+        from pytest_benchscale.lab.sync import SyncNode  # noqa: PLC0415  it builds on this module
+
+        return SyncNode(self)
+
+    @on_portal
+    async def exec(
+        self,
+        command: CommandLike,
+        *,
+        input: str | bytes | None = None,  # noqa: A002  subprocess.run calls it so
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+        timeout: float | None = 60,
+        check: bool = False,
+    ) -> ExecResult:
+        """Run a command to its end. Text goes through `/bin/sh -c`; a sequence is exactly that argv.
+
+        `input` goes to its standard input, then EOF. `env` is added to the node's environment.
+        `timeout` is in seconds, None for no deadline.
+
+        Raises:
+            CommandTimeout: it ran longer; it and its children were killed. Has the output so far.
+            CommandFailed: it returned non-zero and `check` is true.
+            NotSupported: the backend cannot run commands as another `user`.
+        """
+        __tracebackhide__ = True
+        shown, built = build_command(command, env, cwd, user)
+        result = await self._machine.run(
+            shown,
+            built,
+            stdin=None if input is None else encode(input),
+            timeout=check_timeout(timeout),
+        )
+        return result.check() if check else result
+
+    def process(
+        self,
+        command: CommandLike,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+        stdin: bool = False,
+    ) -> Process:
+        """Return a background process: `async with` starts it, and ends it with its children."""
+        __tracebackhide__ = True
+        shown, built = build_command(command, env, cwd, user)
+        line = ExecResult(shown, 0, b"", b"", 0.0).command_line
+        return Process(self._machine, line, built, stdin=stdin)
+
+    @on_portal
+    async def put(self, local: str | os.PathLike[str], remote: str | PurePath) -> None:
+        """Copy a file or a whole directory into the node: `cp -a` rules for the target.
+
+        Raises:
+            LabError: there is no such file, or the node's system refuses.
+        """
+        __tracebackhide__ = True
+        source, target = Path(local), node_path(remote)
+        if not os.path.lexists(source):
+            raise LabError(
+                f"put to node {self.name!r} failed: no such file here: {source}",
+                node=self.name,
+                step="put",
+                details=None if source.is_absolute() else f"looked for it in {Path.cwd()}",
+            )
+        work = self._machine.way_in("put").put(source, target)
+        await self._machine.file_work(work, "put", f"{source} -> {target}")
+
+    @on_portal
+    async def get(self, remote: str | PurePath, local: str | os.PathLike[str]) -> None:
+        """Copy a file or a whole directory out of the node: `cp -a` rules for the target.
+
+        Raises:
+            LabError: there is no such file in the node, or no place for it here.
+        """
+        __tracebackhide__ = True
+        source, target = node_path(remote), Path(local)
+        if not target.absolute().parent.is_dir():
+            raise LabError(
+                f"get from node {self.name!r} failed: no such directory here: {target.parent}",
+                node=self.name,
+                step="get",
+                resolution="create the directory first",
+            )
+        work = self._machine.way_in("get").get(source, target)
+        await self._machine.file_work(work, "get", f"{source} -> {target}")
+
+    @on_portal
+    async def read_bytes(self, path: str | PurePath) -> bytes:
+        """Return the content of a file in the node."""
+        __tracebackhide__ = True
+        remote = node_path(path)
+        work = self._machine.way_in("read").read_bytes(remote)
+        return await self._machine.file_work(work, "read", remote)
+
+    async def read_text(self, path: str | PurePath, encoding: str = "utf-8") -> str:
+        """Return the content of a text file in the node."""
+        __tracebackhide__ = True
+        return (await self.read_bytes(path)).decode(encoding)
+
+    @on_portal
+    async def write_bytes(
+        self, path: str | PurePath, data: bytes, *, mode: int | None = None
+    ) -> None:
+        """Create or replace a file in the node, with the directories above it."""
+        __tracebackhide__ = True
+        remote, content = node_path(path), encode(data)
+        work = self._machine.write(remote, content, mode)
+        await self._machine.file_work(work, "write", remote)
+
+    async def write_text(
+        self, path: str | PurePath, text: str, *, mode: int | None = None, encoding: str = "utf-8"
+    ) -> None:
+        """Create or replace a text file in the node, with the directories above it."""
+        __tracebackhide__ = True
+        await self.write_bytes(path, text.encode(encoding), mode=mode)
+
+    @on_portal
+    async def start(self) -> None:
+        """Start a stopped or dead node, with the addresses, links and files it had."""
+        __tracebackhide__ = True
+        await self._lifecycle.start()
+
+    @on_portal
+    async def stop(self, *, grace: float = 10.0) -> None:
+        """Stop the node in order; its main command gets SIGTERM and `grace` seconds."""
+        __tracebackhide__ = True
+        await self._lifecycle.stop(grace)
+
+    @on_portal
+    async def restart(self, *, grace: float = 10.0) -> None:
+        """Stop the node in order and start it again."""
+        __tracebackhide__ = True
+        await self._lifecycle.stop(grace)
+        await self._lifecycle.start()
+
+    @on_portal
+    async def kill(self) -> None:
+        """End the node at once, as a power cut does; `start` brings it back."""
+        __tracebackhide__ = True
+        await self._lifecycle.kill()
+
+    @on_portal
+    async def pause(self) -> None:
+        """Freeze everything in the node."""
+        __tracebackhide__ = True
+        await self._lifecycle.pause()
+
+    @on_portal
+    async def resume(self) -> None:
+        """Undo `pause`."""
+        __tracebackhide__ = True
+        await self._lifecycle.resume()
+
+    @on_portal
+    async def logs(self) -> str:
+        """Return what the node has said so far; also of a stopped or dead one."""
+        __tracebackhide__ = True
+        return await self._machine.logs()
+
+    @on_portal
+    async def wait_for_port(
+        self, port: int, timeout: float = 30, *, protocol: Literal["tcp", "udp"] = "tcp"
+    ) -> None:
+        """Wait until something in the node listens on a port, IPv4 or IPv6; nothing connects to it.
+
+        Like every wait: `timeout` is in seconds, times `--benchscale-timeout-scale`.
+
+        Raises:
+            WaitTimeout: nothing does; shows what listens instead.
+            NodeDied: the node ended.
+        """
+        __tracebackhide__ = True
+        await waits.for_port(self._machine, port, timeout, protocol)
+
+    @on_portal
+    async def wait_for_exec(
+        self,
+        command: CommandLike,
+        timeout: float = 30,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+    ) -> ExecResult:
+        """Run a command again and again until it returns 0, and return that result.
+
+        Raises:
+            WaitTimeout: it never did; shows its last result.
+            NodeDied: the node ended.
+        """
+        __tracebackhide__ = True
+        shown, built = build_command(command, env, cwd, user)
+        return await waits.for_exec(self._machine, shown, built, timeout)
+
+    @on_portal
+    async def wait_for_file(self, path: str | PurePath, timeout: float = 30) -> None:
+        """Wait until there is something at a path in the node.
+
+        Raises:
+            WaitTimeout: there is not; shows what is beside it.
+            NodeDied: the node ended.
+        """
+        __tracebackhide__ = True
+        await waits.for_file(self._machine, node_path(path), timeout)
+
+    @on_portal
+    async def wait_for_log(
+        self, pattern: str | re.Pattern[str], timeout: float = 30
+    ) -> re.Match[str]:
+        """Wait until a regex is found in the node's log; `^` and `$` are the ends of a line.
+
+        Raises:
+            WaitTimeout: it is not; shows the log's last lines.
+            NodeDied: the node ended.
+        """
+        __tracebackhide__ = True
+        return await waits.for_log(self._machine, pattern, timeout)
+
+    def impair(
+        self, *, network: str | None = None, **conditions: float
+    ) -> AbstractAsyncContextManager[None]:
+        """Not there yet: worsen the node's links for the duration of a block."""
+        __tracebackhide__ = True
+        raise NotSupported(self.backend, Capability.CONDITIONS)
+
+    async def set_conditions(self, *, network: str | None = None, **conditions: float) -> None:
+        """Not there yet: change the conditions of the node's links."""
+        __tracebackhide__ = True
+        raise NotSupported(self.backend, Capability.CONDITIONS)

@@ -1,0 +1,29 @@
+"""What a session decides about its labs, beside what their files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pytest_benchscale.topology.addressing import IpNetwork
+
+__all__ = ["LabOptions"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """The same for every lab of a session.
+
+    `timeout_scale` multiplies every deadline of the lab's own and every wait, but not a command's
+    timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
+    leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
+    """
+
+    conditions: Literal["enforce", "off"] = "enforce"
+    timeout_scale: float = 1.0
+    images: Mapping[str, str] = field(default_factory=dict)
+    keep: Literal["never", "failed", "always"] = "never"
+    artifacts: Path | None = None
+    taken: tuple[IpNetwork, ...] = ()

@@ -1,0 +1,231 @@
+"""The same lab without `await`: for tests that are not async, and for the interactive prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import PurePath
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_benchscale.backends.base import Capability, NetworkInfo, NodeStatus
+from pytest_benchscale.errors import NotSupported
+from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.lines import LineStream
+from pytest_benchscale.lab.node import Node
+from pytest_benchscale.lab.portal import blocking
+from pytest_benchscale.lab.process import Process
+from pytest_benchscale.results import ExecResult
+from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.topology.model import NodeSpec, Topology
+
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.lab import Lab
+
+__all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
+
+
+class SyncLab:
+    """A lab without `await`; see `Lab`."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._wrapped = lab
+        self._portal = lab.portal
+
+    def __repr__(self) -> str:
+        return f"<SyncLab of {self._wrapped!r}>"
+
+    def __getitem__(self, name: str) -> SyncNode:
+        __tracebackhide__ = True
+        return self._wrapped[name].sync
+
+    @property
+    def name(self) -> str:
+        """The topology's name."""
+        return self._wrapped.name
+
+    @property
+    def topology(self) -> Topology:
+        """What the file declares."""
+        return self._wrapped.topology
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self._wrapped.backend
+
+    @property
+    def nodes(self) -> Mapping[str, SyncNode]:
+        """The nodes by name, in the order of the file."""
+        return {name: node.sync for name, node in self._wrapped.nodes.items()}
+
+    @property
+    def networks(self) -> Mapping[str, NetworkInfo]:
+        """The networks by name, in the order of the file."""
+        return self._wrapped.networks
+
+    def exec(self, command: CommandLike, **options: Any) -> dict[str, ExecResult]:
+        """Run a command on every node at once; takes the options of `Node.exec`."""
+        __tracebackhide__ = True
+        return self._portal.call_blocking(lambda: self._wrapped.exec(command, **options))
+
+    def partition(self, *groups: set[str]) -> AbstractContextManager[None]:
+        """Not there yet: cut the networks between groups of nodes."""
+        __tracebackhide__ = True
+        raise NotSupported(self.backend, Capability.PARTITIONS)
+
+    def heal(self) -> None:
+        """Remove every fault."""
+        __tracebackhide__ = True
+        self._portal.call_blocking(self._wrapped.heal)
+
+
+class SyncNode:
+    """A node without `await`; see `Node`."""
+
+    def __init__(self, node: Node) -> None:
+        self._wrapped = node
+        self._portal = node.portal
+
+    def __repr__(self) -> str:
+        return f"<SyncNode {self.name!r} on {self.backend!r}>"
+
+    @property
+    def name(self) -> str:
+        """The name in the file, which is the host name too."""
+        return self._wrapped.name
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs the node."""
+        return self._wrapped.backend
+
+    @property
+    def spec(self) -> NodeSpec:
+        """What the file declares."""
+        return self._wrapped.spec
+
+    @property
+    def status(self) -> NodeStatus:
+        """The state as it is now."""
+        __tracebackhide__ = True
+        return self._wrapped.status
+
+    @property
+    def address(self) -> IpAddress:
+        """The address on the first of the node's networks."""
+        __tracebackhide__ = True
+        return self._wrapped.address
+
+    @property
+    def addresses(self) -> Mapping[str, IpAddress]:
+        """The addresses by network."""
+        __tracebackhide__ = True
+        return self._wrapped.addresses
+
+    @property
+    def interfaces(self) -> Mapping[str, str]:
+        """The names of the network devices inside the node, by network."""
+        __tracebackhide__ = True
+        return self._wrapped.interfaces
+
+    exec = blocking(Node.exec)
+    put = blocking(Node.put)
+    get = blocking(Node.get)
+    read_bytes = blocking(Node.read_bytes)
+    read_text = blocking(Node.read_text)
+    write_bytes = blocking(Node.write_bytes)
+    write_text = blocking(Node.write_text)
+    start = blocking(Node.start)
+    stop = blocking(Node.stop)
+    restart = blocking(Node.restart)
+    kill = blocking(Node.kill)
+    pause = blocking(Node.pause)
+    resume = blocking(Node.resume)
+    logs = blocking(Node.logs)
+    wait_for_port = blocking(Node.wait_for_port)
+    wait_for_exec = blocking(Node.wait_for_exec)
+    wait_for_file = blocking(Node.wait_for_file)
+    wait_for_log = blocking(Node.wait_for_log)
+    set_conditions = blocking(Node.set_conditions)
+
+    def process(
+        self,
+        command: CommandLike,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+        stdin: bool = False,
+    ) -> SyncProcess:
+        """Return a background process: `with` starts it, and ends it with its children."""
+        __tracebackhide__ = True
+        return SyncProcess(self._wrapped.process(command, env=env, cwd=cwd, user=user, stdin=stdin))
+
+    def impair(
+        self, *, network: str | None = None, **conditions: float
+    ) -> AbstractContextManager[None]:
+        """Not there yet: worsen the node's links for the duration of a block."""
+        __tracebackhide__ = True
+        raise NotSupported(self.backend, Capability.CONDITIONS)
+
+
+class SyncProcess:
+    """A background process without `await`; see `Process`."""
+
+    def __init__(self, process: Process) -> None:
+        self._wrapped = process
+        self._portal = process.portal
+        self.stdout = SyncLines(process.stdout)
+        self.stderr = SyncLines(process.stderr)
+
+    def __repr__(self) -> str:
+        return f"<SyncProcess of {self._wrapped!r}>"
+
+    def __enter__(self) -> Self:
+        __tracebackhide__ = True
+        try:
+            self._portal.call_blocking(self._wrapped.begin)
+        except BaseException:
+            self._portal.call_blocking(self._wrapped.finish)  # it may have started all the same
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        __tracebackhide__ = True
+        self._portal.call_blocking(self._wrapped.finish)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, negative when a signal ended it, None while it runs."""
+        return self._wrapped.returncode
+
+    wait = blocking(Process.wait)
+    wait_for_line = blocking(Process.wait_for_line)
+    send_signal = blocking(Process.send_signal)
+    terminate = blocking(Process.terminate)
+    kill = blocking(Process.kill)
+    write = blocking(Process.write)
+    close_stdin = blocking(Process.close_stdin)
+
+
+class SyncLines:
+    """An output stream of a process: iterate over its lines, with `for`, once."""
+
+    def __init__(self, stream: LineStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        __tracebackhide__ = True
+        line = self._stream.next_blocking()
+        if line is None:
+            raise StopIteration
+        return line

@@ -11,6 +11,7 @@ __all__ = ["Snapshot", "difference", "wait_until_as_before"]
 
 _OURS = "benchscale"
 _DIRECTORIES = ("/tmp", "/var/tmp", "/run", "/dev/shm")
+_OUR_FILES = (_OURS, "tmp")  # the second is what `tempfile` calls a file by itself
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _files() -> list[str]:
             names = os.listdir(directory)
         except OSError:
             continue
-        found += [f"{directory}/{name}" for name in names if not name.startswith("pytest-of-")]
+        found += [f"{directory}/{name}" for name in names if name.startswith(_OUR_FILES)]
     return found
 
 

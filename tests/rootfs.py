@@ -16,13 +16,17 @@ def make_rootfs(directory: Path) -> Path:
     """Fill a directory with a root file system and return it."""
     for name in ("bin", "etc", "root", "srv"):
         (directory / name).mkdir(parents=True)
-    (directory / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000::/:/bin/sh\n")
+    (directory / "etc/passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000::/:/bin/sh\n"
+    )
     (directory / "etc/os-release").write_text("ID=tiny\n")
     for tool in _TOOLS:
         program = shutil.which(tool)
         assert program, f"{tool} is not on PATH"
         shutil.copy(program, directory / "bin" / tool)
-        linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+        linked = subprocess.run(
+            ["ldd", program], capture_output=True, text=True, check=False
+        ).stdout
         for library in re.findall(r"(/\S+)", linked):
             target = directory / library.lstrip("/")
             if not target.exists():

@@ -23,7 +23,6 @@ def start(
     env: Mapping[str, str] | None = None,
     user: int | None = None,
     python: str = sys.executable,
-    **options: object,
 ) -> subprocess.Popen[str]:
     """Start an interpreter that can import the project and what it needs."""
     paths = [str(ROOT_OF_PROJECT), *(path for path in sys.path if "site-packages" in path)]
@@ -34,7 +33,6 @@ def start(
         "PYTHONDONTWRITEBYTECODE": "1",
         **(env or {}),
     }
-    identity = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     return subprocess.Popen(
         [python, *argv],
         cwd=cwd,
@@ -42,8 +40,9 @@ def start(
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        **identity,  # type: ignore[call-overload]  # the stub wants literal keywords
-        **options,
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
     )
 
 

@@ -21,7 +21,8 @@ from pytest_benchscale import BenchscaleError, Lab, Topology
 
 nodes = [{"name": f"n{i}"} for i in range(int(sys.argv[1]))]
 try:
-    with Lab.open_sync(Topology.from_dict({"metadata": {"name": "x"}, "nodes": nodes}), backend="local") as lab:
+    topology = Topology.from_dict({"metadata": {"name": "x"}, "nodes": nodes})
+    with Lab.open_sync(topology, backend="local") as lab:
         print("names", sorted(result.stdout.strip() for result in lab.sync.exec("hostname").values()))
 except BenchscaleError as error:
     print(type(error).__name__, "|", error)
@@ -38,7 +39,7 @@ def test_switched_off_user_namespaces_are_named_with_their_sysctl(
     program: list[str], tmp_path: Path, nothing_left: Snapshot
 ) -> None:
     # The limit is each user namespace's own, so a new one can be without further ones.
-    off = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$@\""
+    off = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT_OF_PROJECT), *sys.path[1:]])}
     result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", off, "sh", sys.executable, *program],
@@ -86,24 +87,30 @@ def test_an_ordinary_user_gets_a_lab(
 def test_a_kernel_that_refuses_overlays_gets_read_only_roots_and_writable_places(
     nothing_left: Snapshot,
 ) -> None:
-    topology = Topology.from_dict({"metadata": {"name": "x"}, "nodes": [{"name": "a"}, {"name": "b"}]})
+    topology = Topology.from_dict(
+        {"metadata": {"name": "x"}, "nodes": [{"name": "a"}, {"name": "b"}]}
+    )
     with Portal() as portal:
         lab = Lab(topology, LocalBackend(overlay=False), portal=portal)
-        lab.sync.up()
+        portal.call_blocking(lab.up)
         try:
             node = lab.sync["a"]
-            node.exec("echo x > /srv/x; echo x > /root/x; echo x > /tmp/x; echo x > /etc/new", check=True)
+            node.exec(
+                "echo x > /srv/x; echo x > /root/x; echo x > /tmp/x; echo x > /etc/new", check=True
+            )
             assert node.exec("hostname; getent hosts b").ok
             refused = node.exec("echo x > /usr/bin/new")
             assert not refused.ok
             assert "Read-only file system" in refused.stderr
             assert not lab.sync["b"].exec("cat /srv/x").ok
         finally:
-            lab.sync.down()
+            portal.call_blocking(lab.down)
     assert not Path("/srv/x").exists()
 
 
-def test_a_full_disk_under_a_node_is_an_error_with_the_file(nothing_left: Snapshot, tmp_path: Path) -> None:
+def test_a_full_disk_under_a_node_is_an_error_with_the_file(
+    nothing_left: Snapshot, tmp_path: Path
+) -> None:
     big = tmp_path / "big"
     big.write_bytes(bytes(4 << 20))
     topology = Topology.from_dict({"metadata": {"name": "x"}, "nodes": [{"name": "a"}]})

@@ -64,7 +64,7 @@ class _LocalNode:
             status=self.status,
             addresses={one.network: one.address.ip for one in interfaces},
             interfaces={one.network: one.device for one in interfaces},
-            reason=self.reason,
+            reason=_reason(self) if self.status is NodeStatus.DEAD else None,
         )
 
 
@@ -137,7 +137,7 @@ class LocalBackend:
     async def delete_network(self, name: str) -> None:
         """Delete the bridge."""
         info, _ = self._networks.pop(name, (None, 0))
-        if info is not None:
+        if info is not None and not self._is_gone:
             await self._ask("delete_link", "network", name, name=info.bridge)
 
     async def create_node(self, plan: NodePlan) -> NodeInfo:
@@ -173,7 +173,8 @@ class LocalBackend:
         """Kill a node's init, and so everything in it."""
         node = self._node(name)
         node.status = NodeStatus.STOPPED
-        await self._ask("kill", "stop", name, name=name, forget=False)
+        if not self._is_gone:
+            await self._ask("kill", "stop", name, name=name, forget=False)
         self._let_go(node)
 
     async def pause_node(self, name: str) -> None:
@@ -192,7 +193,8 @@ class LocalBackend:
         if node is None:
             return
         node.status = NodeStatus.STOPPED
-        await self._ask("kill", "delete", name, name=name, forget=True)
+        if not self._is_gone:
+            await self._ask("kill", "delete", name, name=name, forget=True)
         del self._nodes[name]
         self._dispose(node)
 
@@ -319,6 +321,10 @@ class LocalBackend:
         reason, resolution = explain(step, number, text)
         brief = f"node {name!r} did not start: {reason}"
         return LabError(brief, node=name, step=f"create: {step}", resolution=resolution)
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._process is None or self._process.is_gone
 
     async def _ask(
         self,

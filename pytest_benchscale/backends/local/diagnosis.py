@@ -7,6 +7,7 @@ from pathlib import Path
 
 __all__ = ["explain"]
 
+_REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSPC})
 _IN_A_CONTAINER = (
     "inside a container, start it with the capability SYS_ADMIN and a seccomp profile that allows "
     "unshare (`--privileged`, or `--cap-add SYS_ADMIN --security-opt seccomp=unconfined`); "
@@ -36,19 +37,28 @@ def explain(step: str, number: int, text: str) -> tuple[str, str]:
             f"this user can start no further process ({text})",
             "raise the limit (`ulimit -u`, or the container's pids limit) or end other processes",
         )
-    if step == "namespaces" and number in (errno.EPERM, errno.ENOSPC, errno.EINVAL, errno.EACCES):
-        for name, off, on in _SWITCHES:
-            if _sysctl(name) == off:
-                return (
-                    f"user namespaces are switched off ({name} = {off})",
-                    f"switch them on: `sudo sysctl -w {name}={on}`, or run as root",
-                )
-        return f"the kernel refuses new namespaces ({text})", _IN_A_CONTAINER
-    if step in ("mounts", "namespaces", "user namespace") and number in (errno.EPERM, errno.EACCES):
-        return f"mounting is refused ({text})", _MASKED_PROC
+    if step in ("namespaces", "mounts") and number in _REFUSALS:
+        return _refused(step, number, text)
+    if number == errno.EBADMSG:
+        return (
+            text,
+            "give a directory, or a tarball (.tar, .tar.gz, .tar.xz), of a root file system",
+        )
+    return f"{step}: {text}", "see the kernel's log (`dmesg`) for more"
+
+
+def _refused(step: str, number: int, text: str) -> tuple[str, str]:
+    for name, off, on in _SWITCHES:
+        if _sysctl(name) == off:
+            return (
+                f"user namespaces are switched off ({name} = {off})",
+                f"switch them on: `sudo sysctl -w {name}={on}`",
+            )
     if number == errno.ENOSPC:
         return f"a limit on namespaces is reached ({text})", _MORE_NAMESPACES
-    return f"{step}: {text}", "see the kernel's log (`dmesg`) for more"
+    if step == "mounts":
+        return f"mounting is refused ({text})", _MASKED_PROC
+    return f"the kernel refuses new namespaces ({text})", _IN_A_CONTAINER
 
 
 def _sysctl(name: str) -> str | None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +39,13 @@ class LabProcess:
         self._endpoint: Endpoint | None = None
         self._ready = anyio.Event()
         self._failure: Message | None = None
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._stderr = -1  # in memory; what the processes say when they die of something unforeseen
+        self._last_words = ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the holder has ended, and with it everything of the lab."""
+        return self._endpoint is None or self._endpoint.closed
 
     async def start(self, *, overlay: bool) -> None:
         """Start the processes and wait until they hold a lab.
@@ -48,6 +53,7 @@ class LabProcess:
         Raises:
             BackendUnavailable: the kernel or a surrounding container refuses something.
         """
+        self._stderr = os.memfd_create("benchscale-stderr", os.MFD_CLOEXEC)
         ours, theirs = channel.pair()
         source = str(Path(pytest_benchscale.__file__).parent.parent)
         mode = "overlay" if overlay else "no-overlay"
@@ -66,6 +72,7 @@ class LabProcess:
             )
         except OSError as error:
             ours.close()
+            self._close_stderr()
             reason, resolution = explain("fork", error.errno or 0, str(error))
             raise BackendUnavailable("local", reason, resolution=resolution) from error
         finally:
@@ -94,7 +101,7 @@ class LabProcess:
             raise LabError(
                 "the process that holds the lab is gone, and with it all nodes",
                 step=operation,
-                details=self._last_words(),
+                details=self._last_words or None,
                 resolution="was it killed from outside, or by the kernel for lack of memory?",
             ) from None
         if "errno" in answer:
@@ -105,7 +112,7 @@ class LabProcess:
         self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object
     ) -> None:
         """Tell the holder something that has no answer; nothing happens when it is gone."""
-        if self._endpoint is not None and not self._endpoint.closed:
+        if self._endpoint is not None and not self.is_gone:
             await self._endpoint.send({"op": operation, **fields}, descriptors)
 
     async def close(self) -> None:
@@ -124,6 +131,7 @@ class LabProcess:
         finally:
             os.close(pidfd)
         process.wait(_END_SECONDS)
+        self._close_stderr()
 
     def _event(self, message: Message, _descriptors: list[int]) -> None:
         if "failed" in message:
@@ -139,9 +147,11 @@ class LabProcess:
             step, number, text = (self._failure[key] for key in ("failed", "errno", "text"))
             reason, resolution = explain(step, number, text)
             return BackendUnavailable("local", reason, resolution=resolution)
-        words = self._last_words() or f"no answer within {_START_SECONDS:g} s"
+        words = self._last_words or f"no answer within {_START_SECONDS:g} s"
         return BackendUnavailable("local", f"its processes could not be started: {words}")
 
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read().decode(errors="replace").strip()[-2000:]
+    def _close_stderr(self) -> None:
+        words = os.pread(self._stderr, os.fstat(self._stderr).st_size, 0)
+        self._last_words = words.decode(errors="replace").strip()[-2000:]
+        os.close(self._stderr)
+        self._stderr = -1

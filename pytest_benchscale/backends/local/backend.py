@@ -39,6 +39,17 @@ from pytest_benchscale.transports.namespace.client import NamespaceTransport
 __all__ = ["LocalBackend"]
 
 _START_SECONDS = 30.0
+_CAPABILITIES = frozenset(
+    {
+        Capability.PAUSE,
+        Capability.STOP,
+        Capability.VOLUMES,
+        Capability.MAIN_COMMAND,
+        Capability.INTERNET,
+    }
+    # An ordinary user can map but one user into a node, which is its root.
+    | ({Capability.USERS} if os.geteuid() == 0 else set())
+)
 
 
 class _LocalNode:
@@ -72,16 +83,7 @@ class LocalBackend:
     """Nodes as Linux namespaces. `overlay=False` uses the fallback of a kernel without overlays."""
 
     name: ClassVar[str] = "local"
-    capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {
-            Capability.PAUSE,
-            Capability.STOP,
-            Capability.VOLUMES,
-            Capability.MAIN_COMMAND,
-            Capability.USERS,
-            Capability.INTERNET,
-        }
-    )
+    capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self, *, overlay: bool = True) -> None:
         self._overlay = overlay

@@ -168,7 +168,13 @@ class Holder:
         if layout is None:
             scratch = f"{_BASE}/image{len(self._layouts)}"
             os.mkdir(scratch)
-            lower = image if os.path.isdir(image) else _unpack(image, f"{scratch}/unpacked")
+            lower = (
+                image
+                if os.path.isdir(image)
+                else _unpack(
+                    image, f"{scratch}/unpacked", keep_owners=self._user_namespace is not None
+                )
+            )
             layout = rootfs.survey(lower, scratch, overlay=self._overlay)
             self._layouts[image] = layout
         return layout
@@ -251,8 +257,10 @@ def _make_user_namespace() -> int:
     return namespace
 
 
-def _unpack(archive: str, directory: str) -> str:
+def _unpack(archive: str, directory: str, *, keep_owners: bool) -> str:
     """Unpack a root file system tarball; in a process that cannot leave the directory.
+
+    Without `keep_owners` everything is root's: the only user that an ordinary user can map.
 
     Raises:
         OSError: it cannot be read, is no tarball, or does not fit.
@@ -262,7 +270,7 @@ def _unpack(archive: str, directory: str) -> str:
     told, tell = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _unpack_and_exit(source, directory, tell)
+        _unpack_and_exit(source, directory, tell, keep_owners=keep_owners)
     os.close(tell)
     os.close(source)
     with os.fdopen(told, encoding="utf-8", errors="replace") as answers:
@@ -274,7 +282,7 @@ def _unpack(archive: str, directory: str) -> str:
     return directory
 
 
-def _unpack_and_exit(source: int, directory: str, tell: int) -> NoReturn:
+def _unpack_and_exit(source: int, directory: str, tell: int, *, keep_owners: bool) -> NoReturn:
     try:
         # Few labs need these, and they take long to import; in the jail they cannot be imported.
         import tarfile  # noqa: PLC0415
@@ -288,8 +296,10 @@ def _unpack_and_exit(source: int, directory: str, tell: int) -> NoReturn:
             with os.fdopen(source, "rb") as packed, tarfile.open(fileobj=packed) as archive:
                 archive.extraction_filter = lambda member, _path: member  # the jail is enough
                 for member in archive:
+                    if not keep_owners:
+                        member.uid = member.gid = 0
                     if not member.isdev():  # a node has a /dev of its own
-                        archive.extract(member)
+                        archive.extract(member, numeric_owner=True)
         except (OSError, EOFError, tarfile.TarError) as error:
             os.write(tell, str(error).encode(errors="replace")[:4000])
         os._exit(0)

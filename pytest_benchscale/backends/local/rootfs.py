@@ -241,12 +241,12 @@ def _subdirectories(path: str) -> list[str]:
 
 
 class _Mirror:
-    """Directories of our own in front of directories whose owner has no id in the user namespace.
+    """Directories of our own in front of those whose owner has no id in the user namespace.
 
     There, not even root may create a file in /srv or /etc: the owner, the machine's root, is
-    unknown. An overlay takes a directory's owner from its topmost layer, so a layer of empty
-    directories with the same names, owned by us, makes them writable. Files keep their owner: they
-    can be replaced, not changed in place.
+    unknown. An overlay takes a directory's owner from its topmost layer, so a layer of our
+    own directories with the same names makes them writable. Files keep their owner: they
+    can be replaced, not changed in place. Those of /etc are few and small, so they are copied.
     """
 
     def __init__(self, scratch: str, *, enabled: bool) -> None:
@@ -269,15 +269,23 @@ class _Mirror:
         if target.count("/") + 1 >= (_DEEP if deep else _SHALLOW):
             return
         with os.scandir(path) as entries:
-            directories = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        for entry in directories:
-            if self._left <= 0 or not os.access(entry.path, os.R_OK | os.X_OK):
-                continue
+            found = [entry for entry in entries if self._is_wanted(entry, target)]
+        for entry in found[: self._left]:
             self._left -= 1
             copy = f"{mirror}/{entry.name}"
-            mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
-            os.mkdir(copy, 0o700 | mode)
-            self._fill(entry.path, copy, f"{target}/{entry.name}")
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), copy)
+            elif entry.is_dir():
+                os.mkdir(copy, 0o700 | stat.S_IMODE(entry.stat().st_mode))
+                self._fill(entry.path, copy, f"{target}/{entry.name}")
+            else:
+                _copy_file(entry, copy)
+
+    def _is_wanted(self, entry: os.DirEntry[str], target: str) -> bool:
+        """Directories are, where they can be read; of files, those one expects to edit."""
+        if entry.is_dir(follow_symlinks=False):
+            return os.access(entry.path, os.R_OK | os.X_OK)
+        return target.startswith("etc") and (entry.is_symlink() or _is_small_file(entry))
 
 
 def _make_entries(layout: Layout, root: str) -> None:

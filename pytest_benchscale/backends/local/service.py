@@ -33,6 +33,8 @@ class Service:
         self._env = env
         self._running: dict[int, int] = {}  # pid -> exec id
         self._main: int | None = None
+        self._frozen = False
+        self._postponed: list[tuple[channel.Message, list[int]]] = []
         self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGCHLD, _do_nothing)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
@@ -71,6 +73,10 @@ class Service:
         return True
 
     def _on_exec(self, message: channel.Message, descriptors: list[int]) -> None:
+        if self._frozen:
+            # Whoever asked could not know yet; nothing may start in a node that stands still.
+            self._postponed.append((message, [os.dup(fd) for fd in descriptors]))
+            return
         number = message["id"]
         env = {**self._env, **message["env"]}
         if message["user"] is None:
@@ -112,13 +118,20 @@ class Service:
             os.close(fd)
 
     def _on_freeze(self, message: channel.Message, _descriptors: list[int]) -> None:
+        self._frozen = True
         # Process 1 is not among those that -1 stands for.
         _signal_all(signal.SIGSTOP)
         self._send({"reply": message["request"]})
 
     def _on_thaw(self, message: channel.Message, _descriptors: list[int]) -> None:
+        self._frozen = False
         _signal_all(signal.SIGCONT)
         self._send({"reply": message["request"]})
+        postponed, self._postponed = self._postponed, []
+        for order, descriptors in postponed:
+            self._on_exec(order, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def _on_stop(self, message: channel.Message, _descriptors: list[int]) -> None:
         """Shut down as a machine does: SIGTERM for everybody, then the end."""

@@ -95,9 +95,7 @@ def _become(
         os.setsid()
         for number, fd in enumerate(streams):
             os.dup2(fd, number)
-        _set_groups(account.groups)
-        os.setgid(account.gid)
-        os.setuid(account.uid)
+        _change_identity(account)
         _change_directory(order.cwd)
         os.execve(program, order.argv, {**account.environment, **order.env})  # noqa: S606 - that is the point
     except CannotStart as error:
@@ -108,13 +106,17 @@ def _become(
         os._exit(status)
 
 
-def _set_groups(groups: list[int]) -> None:
+def _change_identity(account: _Account) -> None:
     try:
-        os.setgroups(groups)
-    except PermissionError:
-        # An unprivileged user namespace may not set groups; it has but one anyway.
-        if groups:
-            raise
+        os.setgroups(account.groups)
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+    except OSError:
+        # An ordinary user can map but one user and group into a user namespace.
+        name = account.environment["USER"]
+        raise CannotStart(
+            _CANNOT, f"benchscale: cannot run as {name!r}: a node of an ordinary user has only root"
+        ) from None
 
 
 def _change_directory(cwd: str | None) -> None:

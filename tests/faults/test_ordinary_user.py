@@ -1,0 +1,34 @@
+"""Everything that `local` promises, once more, for somebody without privileges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.sessions import NOBODY, ROOT_OF_PROJECT, start
+from tests.machine import Snapshot
+
+
+def test_the_contract_holds_for_an_ordinary_user(
+    tmp_path: Path, as_nobody: str, nothing_left: Snapshot
+) -> None:
+    """The same tests in a process of an ordinary user; theirs is the user namespace, too."""
+    contract = ROOT_OF_PROJECT / "tests/contract"
+    files = [str(contract / name) for name in ("test_local.py", "test_local_roots.py")]
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"--basetemp={tmp_path}/tests"]
+    process = start(
+        [
+            "-m",
+            "pytest",
+            f"--rootdir={ROOT_OF_PROJECT}",
+            "-c",
+            str(ROOT_OF_PROJECT / "pyproject.toml"),
+        ]
+        + options
+        + files,
+        cwd=tmp_path,
+        user=NOBODY,
+        python=as_nobody,
+    )
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output[-8000:]
+    assert " passed" in output

@@ -137,8 +137,9 @@ def _subnets(topology: Topology, unsure: Unsure) -> Iterator[Finding]:
         room = high - low + 1
         apart = (network.name, gateway) not in routers if gateway else network.internet
         if nodes + apart > room:
-            needed = f"{nodes} node{'s' if nodes > 1 else ''}{' and the gateway' if apart else ''}"
-            message = f"'{subnet}' is too small: it has {room} usable addresses for {needed}"
+            needed = f"{nodes} node{'s' * (nodes > 1)}{' and the gateway' * apart}"
+            usable = f"{room} usable address{'es' * (room > 1)}"
+            message = f"'{subnet}' is too small: it has {usable} for {needed}"
             yield Finding((*at, "subnet"), message)
 
 

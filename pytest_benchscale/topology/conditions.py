@@ -12,9 +12,9 @@ from pytest_benchscale.topology.scalars import is_missing
 
 __all__ = ["FIGURES", "Conditions", "Declared", "Figures", "Preset"]
 
-_Milliseconds = Annotated[float, bounded(0, 60_000, " ms")]
-_Percent = Annotated[float, bounded(0, 100, " %")]
-_Kbps = Annotated[float, bounded(0, 1_000_000_000, " kbit/s")]
+_Milliseconds = Annotated[float, *bounded(0, 60_000, " ms")]
+_Percent = Annotated[float, *bounded(0, 100, " %")]
+_Kbps = Annotated[float, *bounded(0, 1_000_000_000, " kbit/s")]
 
 
 class Declared(BaseModel):

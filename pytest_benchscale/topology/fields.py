@@ -142,16 +142,17 @@ def _is_numeric(value: object) -> bool:
     return True
 
 
-def bounded(low: float, high: float, unit: str = "") -> BeforeValidator:
-    """Return the validator of a number with bounds, both included; `unit` is for the message."""
+def bounded(low: int, high: int, unit: str = "") -> tuple[BeforeValidator, WithJsonSchema]:
+    """Return what checks and describes a number with bounds, both included; the message has `unit`."""
 
     def check(value: object) -> int | float:
         number = _number(value)
         if not low <= number <= high:  # also false for NaN
-            raise invalid(f"must be between {low:,g} and {high:,g}{unit}, is {describe(value)}")
+            raise invalid(f"must be between {low:,} and {high:,}{unit}, is {describe(value)}")
         return number
 
-    return BeforeValidator(check)
+    schema = {"type": "number", "minimum": low, "maximum": high}
+    return BeforeValidator(check), WithJsonSchema(schema)
 
 
 def _positive(value: object) -> int | float:
@@ -195,7 +196,7 @@ def _subnet(value: object) -> IpNetwork:
     if not slash or not re.fullmatch("[0-9]{1,3}", prefix, re.ASCII):
         raise invalid(f"{shown!r} is not a subnet: the prefix length is missing; {_SUBNET_EXAMPLE}")
     try:
-        interface = ipaddress.ip_interface(f"{_ip_address(address)}/{int(prefix)}")
+        interface = _interface(address, int(prefix))
     except ValueError as error:
         raise invalid(f"{shown!r} is not a subnet: {_reason(error)}; {_SUBNET_EXAMPLE}") from None
     if interface.ip != interface.network.network_address:
@@ -211,8 +212,26 @@ def _usable_subnet(subnet: IpNetwork) -> IpNetwork:
 
 
 def _ip_address(text: str) -> IpAddress:
-    """Parse an address, with a better message than `ipaddress.ip_address` has."""
+    """Parse an address, with a better message than `ipaddress.ip_address` has.
+
+    Raises:
+        ValueError: it is none, or has a scope, which is one machine's name for an interface.
+    """
+    if "%" in text:
+        raise ValueError("a scope, %..., is not allowed")
     return ipaddress.IPv6Address(text) if ":" in text else ipaddress.IPv4Address(text)
+
+
+def _interface(address: str, prefix: int) -> IpInterface:
+    """Parse an address with a prefix length.
+
+    Raises:
+        ValueError: it is none.
+    """
+    first = _ip_address(address)
+    if prefix > first.max_prefixlen:
+        raise ValueError(f"the prefix length is at most {first.max_prefixlen}")
+    return ipaddress.ip_interface((first, prefix))
 
 
 def _reason(error: ValueError) -> str:
@@ -233,7 +252,8 @@ def _address(value: object) -> IpAddress:
         raise invalid(f"{shorten(text)!r} is not an IP address: {_reason(error)}") from None
 
 
-_HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9])?\.?)+")
+_LABEL = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 
 
 def _host_address(value: object) -> str:

@@ -117,7 +117,7 @@ def _refuse_a_library(root: Section, report: Report) -> None:
 
 def _check_keys(root: Section, report: Report) -> None:
     """Settle what depends on which keys stand together at the top."""
-    if "network" in root and "networks" in root:
+    if not is_missing(root.get("network")) and not is_missing(root.get("networks")):
         at, first = root.keys_at["network"], root.keys_at["networks"]
         extra, place = ("network", at) if at.line > first.line else ("networks", first)
         report.add(place, extra, "give either `network` or `networks`, not both")

@@ -11,7 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from pytest_benchscale.topology.conditions import Conditions, Declared, Preset
 from pytest_benchscale.topology.fields import (
@@ -35,7 +42,7 @@ from pytest_benchscale.topology.node import (
     WaitFor,
     WriteFile,
 )
-from pytest_benchscale.topology.scalars import plain_data
+from pytest_benchscale.topology.scalars import is_missing, plain_data
 
 __all__ = [
     "DEFAULT_NETWORK",
@@ -103,7 +110,7 @@ class Network(Declared):
 class Topology(Declared):
     """A whole topology. Equal by content and place; hashable.
 
-    After validation every node's `networks` is filled in, and `networks` holds at least one.
+    Every node's `networks` is filled in: a node that names none is on all of them.
     """
 
     metadata: Metadata = Field(
@@ -126,13 +133,20 @@ class Topology(Declared):
     def _one_network_or_several(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        rest = dict(data)
+        rest = {key: value for key, value in data.items() if not is_missing(value)}
         if "network" in rest:
             if "networks" in rest:
                 raise invalid("give either network or networks")
             rest["networks"] = [rest.pop("network")]
         rest.setdefault("networks", [{"name": DEFAULT_NETWORK}])
         return rest
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _at_least_one_node(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)) and not value:
+            raise invalid("must not be empty; a topology needs at least one node")
+        return value
 
     @model_validator(mode="after")
     def _complete(self, info: ValidationInfo) -> Self:

@@ -6,8 +6,8 @@ mistake does not hide another, and none is reported twice.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,21 +29,21 @@ _MOST_ROUNDS = 20
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-@dataclass
 class Report:
-    """The problems of one file, each only once."""
+    """The problems of one file, each only once; `problems` are those that are known before."""
 
-    path: Path | None
-    problems: list[Problem] = field(default_factory=list)
-    _seen: set[object] = field(default_factory=set)
+    def __init__(self, path: Path | None, problems: Sequence[Problem] = ()) -> None:
+        self.path = path
+        self._problems = [(Place(item.line, item.column), item) for item in problems]
+        self._seen: set[tuple[Place, str]] = set()
 
     def add(self, place: Place, where: str, message: str) -> None:
         """Add a problem. What an alias repeats is one problem, at its one place."""
-        line, column = place.line, place.column
-        identity = (line, column, message) if line else (where, message)
-        if identity not in self._seen:
-            self._seen.add(identity)
-            self.problems.append(Problem(self.path, line, column, where, message))
+        if (place, message) not in self._seen:
+            self._seen.add((place, message))
+            column = place.column if place.line else 0
+            problem = Problem(self.path, place.line, column, where, message)
+            self._problems.append((place, problem))
 
     def conclude(self) -> None:
         """Raise what there is, in the order of the file.
@@ -51,9 +51,10 @@ class Report:
         Raises:
             TopologyError: there is a problem.
         """
-        if not self.problems:
+        if not self._problems:
             return
-        in_order = sorted(self.problems, key=lambda problem: (problem.line, problem.column))
+        by_place = sorted(self._problems, key=lambda item: item[0])
+        in_order = [problem for _, problem in by_place]
         more = len(in_order) - _MOST_PROBLEMS
         resolution = f"correct these first; there are {more} more" if more > 0 else None
         raise TopologyError(in_order[:_MOST_PROBLEMS], resolution=resolution)
@@ -172,7 +173,7 @@ class _Draft:
             message, meant = about_unknown_key(model, key)
             place = spot.container.keys_at[key]
         else:
-            message = _message(details)
+            message = _message(details, is_written=spot.is_there)
         if is_first:
             self.report.add(place, spot.where, message)
         return meant
@@ -242,11 +243,13 @@ _LISTS = {"tuple_type", "list_type"}
 _MAPPINGS = {"dict_type", "mapping_type", "model_type", "model_attributes_type"}
 
 
-def _message(details: ErrorDetails) -> str:
-    """Return an error of pydantic's in our words."""
+def _message(details: ErrorDetails, *, is_written: bool) -> str:
+    """Return an error of pydantic's in our words; `is_written`: the key is there, with or without a value."""
     kind, value = details["type"], details["input"]
-    if kind == "missing":
+    if kind == "missing" and not is_written:
         return f"the required key {details['loc'][-1]!r} is missing"
+    if kind == "missing":
+        return "must not be empty"
     if kind in _LISTS:
         hint = "" if isinstance(value, dict) else "; put it in brackets, [ ... ]"
         return f"must be a list, is {describe(value)}{hint}"

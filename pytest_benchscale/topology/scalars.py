@@ -96,7 +96,8 @@ def resolve(text: str) -> str | PlainScalar:
     match = _NUMBER.fullmatch(text)
     if match is None:
         return text
-    kind, digits = next((name, part) for name, part in match.groupdict().items() if part)
+    kind = str(match.lastgroup)
+    digits = match[kind]
     if kind in {"inf", "nan"}:
         return PlainScalar(text, float(digits.replace(".", "")))
     if kind == "float" or len(digits) > _LONGEST_INT:

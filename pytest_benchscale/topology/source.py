@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
@@ -27,9 +28,11 @@ MAX_VALUES = 100_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in a file, line and column from 1; 0 when there is no file."""
+class Place(NamedTuple):
+    """A place in a file, line and column from 1.
+
+    Data from Python has line 0, and what stands in place of a column only keeps its order.
+    """
 
     line: int = 0
     column: int = 0
@@ -102,16 +105,22 @@ def path_to(where: str, step: str | int) -> str:
 
 
 def from_python(data: Any) -> Any:
-    """Return ordinary Python data in the form that the loader works on; it has no places."""
+    """Return ordinary Python data in the form that the loader works on."""
+    return _in_order(data, count(1))
+
+
+def _in_order(data: Any, numbers: Iterator[int]) -> Any:
     if isinstance(data, Mapping):
-        section = Section()
+        section = Section(Place(0, next(numbers)))
         for key, value in data.items():
-            section.put(plain_key(key), from_python(value), _NOWHERE, _NOWHERE)
+            place = Place(0, next(numbers))
+            section.put(plain_key(key), _in_order(value, numbers), place, place)
         return section
     if isinstance(data, (list, tuple)):
-        items = Items()
+        items = Items(Place(0, next(numbers)))
         for value in data:
-            items.put(from_python(value), _NOWHERE)
+            place = Place(0, next(numbers))
+            items.put(_in_order(value, numbers), place)
         return items
     return data
 

@@ -138,7 +138,7 @@ ONE_NETWORK = "network: {name: lan, %s}\nnodes: [%s]"
             ["a", "b"],
             "it has 2 usable addresses for 2 nodes and the gateway",
         ),
-        ("subnet: 10.0.0.0/32", ["a", "b"], "it has 1 usable addresses for 2 nodes"),
+        ("subnet: 10.0.0.0/32", ["a", "b"], "it has 1 usable address for 2 nodes"),
         ("subnet: 'fd00::/126'", ["a", "b", "c", "d"], "it has 3 usable addresses for 4 nodes"),
     ],
 )
@@ -248,6 +248,6 @@ def test_a_large_topology_is_checked_in_linear_time(load):
         f"- {{name: n{i}, subnet: 10.{i // 256}.{i % 256}.0/24}}\n" for i in range(1500)
     )
     nodes = "".join(f"- {{name: h{i}, networks: [n{i}]}}\n" for i in range(1500))
-    started = time.perf_counter()
+    started = time.process_time()
     load(f"networks:\n{networks}nodes:\n{nodes}")
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3

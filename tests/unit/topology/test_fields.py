@@ -1,6 +1,7 @@
 """What each key may hold, and the words when it does not."""
 
 import re
+import time
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
@@ -226,16 +227,30 @@ def test_a_wrong_value_of_a_node_is_one_problem(problems, text, message):
     assert message in problem
 
 
+@pytest.mark.parametrize("address", ["nuc", "nuc.local", "nuc.local.", "192.0.2.7", "2001:db8::7"])
+def test_a_machine_is_reached_by_address_or_host_name(load, address):
+    node = load(f"nodes: [{{name: a, existing: x, address: '{address}'}}]").nodes[0]
+    assert node.address == address
+
+
+def test_a_long_text_that_is_no_host_name_is_refused_quickly(problems):
+    started = time.process_time()
+    (problem,) = problems(f"nodes: [{{name: a, existing: x, address: {'a' * 100_000}!}}]")
+    assert "is neither an IP address nor a host name" in problem
+    assert time.process_time() - started < 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("subnet: 10.300.0.0/24", "'10.300.0.0/24' is not a subnet: octet 300 (> 255)"),
         ("subnet: 10.0.0.0", "'10.0.0.0' is not a subnet: the prefix length is missing"),
-        ("subnet: 10.0.0.0/33", "'10.0.0.0/33' is not a subnet"),
+        ("subnet: 10.0.0.0/33", "'10.0.0.0/33' is not a subnet: the prefix length is at most 32"),
         ("subnet: 10.0.0.0/255.0.0.0", "the prefix length is missing"),
         ("subnet: 10.0.0.5/24", "has host bits set; did you mean 10.0.0.0/24?"),
         ("subnet: 10.0.0/24", "is not a subnet"),
-        ("subnet: fd00::/129", "is not a subnet"),
+        ("subnet: fd00::/129", "is not a subnet: the prefix length is at most 128"),
+        ("subnet: 'fe80::%eth0/64'", "a scope, %..., is not allowed"),
         ("subnet: 'fd00::1/64'", "did you mean fd00::/64?"),
         ("subnet: /24", "is not a subnet"),
         ("subnet: invalid", "'invalid' is not a subnet"),

@@ -271,10 +271,10 @@ def _laughs(levels: int) -> str:
     ids=["laughs", "long-list", "brackets", "braces", "indent", "alias-depth", "keys", "dashes"],
 )
 def test_a_bomb_is_refused_quickly(problems, text, message):
-    started = time.perf_counter()
+    started = time.process_time()
     (problem,) = problems(text)
     assert message in problem
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_a_hundred_levels_are_fine(load):
@@ -283,10 +283,10 @@ def test_a_hundred_levels_are_fine(load):
 
 
 def test_thousands_of_mistakes_end_in_a_report_of_bounded_size(problems):
-    started = time.perf_counter()
+    started = time.process_time()
     text = "nodes: [{name: a}]\n" + "\n".join(f"key{i}: 1" for i in range(5_000))
     assert len(problems(text)) == 1000
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_a_huge_value_is_cut_in_the_message(problems):
@@ -341,6 +341,6 @@ def test_two_hundred_nodes_load_in_well_under_a_fifth_of_a_second(load):
 
 
 def _seconds(action):
-    started = time.perf_counter()
+    started = time.process_time()
     action()
-    return time.perf_counter() - started
+    return time.process_time() - started

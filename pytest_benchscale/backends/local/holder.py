@@ -34,6 +34,7 @@ class _Node:
         self.name = name
         self.directory = directory
         self.network_namespace: int | None = None
+        self.links: list[str] = []  # the ends of its veths on our side
         self.pid: int | None = None
         self.waiting: int | None = None  # the request to answer when the process has ended
 
@@ -109,6 +110,9 @@ class Holder:
         if node is None:
             node = self._nodes[spec["name"]] = self._new_node(spec["name"])
         layout = self._layout(spec["image"])
+        node.links = [link["name"] for link in spec["links"]]
+        if node.network_namespace is not None:
+            self._plug(node, up=True)
         # What is forked now is process 1 of a new pid namespace; further children are not.
         linux.unshare(linux.CLONE_NEWPID)
         try:
@@ -196,8 +200,18 @@ class Holder:
             if node is not None:
                 self._node_ended(node, os.waitstatus_to_exitcode(status))
 
+    def _plug(self, node: _Node, *, up: bool) -> None:
+        """Connect a node with its networks, or cut it off."""
+        for link in node.links:
+            self._links.set_up(link, up=up)
+        self._links.flush()
+
     def _node_ended(self, node: _Node, status: int) -> None:
         node.pid = None
+        if node.network_namespace is not None and node.name in self._nodes:
+            # Its network is kept for its next life; without this it would go on to answer pings,
+            # and a dead router would forward.
+            self._plug(node, up=False)
         channel.send(self._control, {"ended": node.name, "status": status})
         if node.waiting is not None:
             channel.send(self._control, {"reply": node.waiting})

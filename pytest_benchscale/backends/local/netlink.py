@@ -90,10 +90,11 @@ class Netlink:
         attributes = _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + kind
         self._link(_RTM_NEWLINK, _CREATE, f"link {name}", attributes)
 
-    def set_up(self, name: str) -> None:
-        """Bring a link up. A veth cannot be created up: some kernels answer ENOTCONN."""
+    def set_up(self, name: str, *, up: bool = True) -> None:
+        """Bring a link up, or down. A veth cannot be created up: some kernels answer ENOTCONN."""
         flags = _NLM_F_REQUEST | _NLM_F_ACK
-        self._link(_RTM_NEWLINK, flags, f"{name} up", _text(_IFLA_IFNAME, name), up=True)
+        what = f"{name} {'up' if up else 'down'}"
+        self._link(_RTM_NEWLINK, flags, what, _text(_IFLA_IFNAME, name), up=up)
 
     def delete_link(self, name: str) -> None:
         """Delete a link; of a veth, both ends."""
@@ -143,10 +144,11 @@ class Netlink:
             raise failure
 
     def _link(
-        self, kind: int, flags: int, what: str, attributes: bytes, *, up: bool = False
+        self, kind: int, flags: int, what: str, attributes: bytes, *, up: bool | None = None
     ) -> None:
-        bits = _IFF_UP if up else 0
-        header = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, bits, bits)
+        """Queue a message about a link; `up` None leaves its state as it is."""
+        change = 0 if up is None else _IFF_UP
+        header = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, change if up else 0, change)
         self._queue(kind, flags, header + attributes, what)
 
     def _queue(self, kind: int, flags: int, body: bytes, what: str) -> None:

@@ -11,14 +11,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+import anyio
+
 from pytest_benchscale.backends.base import Backend
-from pytest_benchscale.errors import BackendUnavailable
+from pytest_benchscale.backends.requirements import unmet
+from pytest_benchscale.errors import BackendUnavailable, LabError
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["GROUP", "Choice", "check_name", "choose", "get", "names", "register", "unregister"]
+__all__ = [
+    "AUTO",
+    "GROUP",
+    "Choice",
+    "check_name",
+    "check_own",
+    "choose",
+    "get",
+    "names",
+    "register",
+    "resolve",
+    "unregister",
+]
 
 GROUP = "pytest_benchscale.backends"
 """The group of entry points: the name of a backend, and its class."""
+
+AUTO = "auto"
+"""Stands for the cheapest usable backend that can run a topology."""
 
 _CHEAPEST_FIRST = ("local", "docker", "podman", "libvirt", "ssh")
 _EXTRAS = ("docker", "podman", "libvirt")
@@ -83,41 +101,93 @@ def get(name: str) -> type[Backend]:
     return _load(_entry_points()[name])
 
 
+def check_own(topology: Topology, backend: str) -> None:
+    """Check that no node asks for another backend than the lab's.
+
+    Raises:
+        LabError: one does.
+    """
+    others = _own(topology) - {backend}
+    if others:
+        listed = ", ".join(
+            f"node {node.name!r}: {node.backend}"
+            for node in topology.nodes
+            if node.backend in others
+        )
+        raise LabError(
+            f"topology {topology.name!r} asks for several backends, which cannot be mixed yet: "
+            f"{backend} and {', '.join(sorted(others))}",
+            step="check",
+            details=listed,
+            resolution="give all nodes the same `backend:`, or none",
+        )
+
+
+async def resolve(topology: Topology, wanted: str, images: Mapping[str, str]) -> Choice:
+    """Return the backend of a lab for which `wanted`, a name or `auto`, was asked.
+
+    What the nodes themselves ask for comes first.
+
+    Raises:
+        BackendUnavailable: there is no such backend; for `auto`, none that can run the topology.
+        LabError: the topology asks for several.
+    """
+    own = _own(topology)
+    if own and (wanted == AUTO or all(node.backend in own for node in topology.nodes)):
+        name = min(own)
+        check_own(topology, name)
+        check_name(name)
+        return Choice(name, f"{name}: its nodes ask for it")
+    if wanted == AUTO:
+        return await choose(topology, images)
+    check_name(wanted)
+    check_own(topology, wanted)
+    return Choice(wanted, f"{wanted}: asked for")
+
+
 async def choose(topology: Topology, images: Mapping[str, str]) -> Choice:
     """Return what `auto` stands for: the cheapest usable backend that can run the whole topology.
-
-    A node's own `backend:` narrows the choice to that one.
 
     Raises:
         BackendUnavailable: no backend can; says of each why not.
     """
+    if _own(topology):
+        return await resolve(topology, AUTO, images)
     passed_over: list[str] = []
-    for name in _candidates(topology):
+    for name in names():
         try:
-            backend = get(name)()
-            if reasons := backend.can_run(topology, images):
-                passed_over.append(f"{name}: {'; '.join(reasons)}")
-                continue
-            version = await backend.probe()
+            return Choice(name, _why(name, await _usable(name, topology, images), passed_over))
         except BackendUnavailable as exc:
             cure = f" ({exc.resolution})" if exc.resolution else ""
             passed_over.append(f"{name}: {exc.reason}{cure}")
-            continue
-        return Choice(name, _why(name, version, passed_over))
-    reasons_each = "\n".join(passed_over) or "none is installed"
     raise BackendUnavailable(
-        "auto",
-        f"no backend can run topology {topology.name!r} here\n{reasons_each}",
+        AUTO,
+        f"no backend can run topology {topology.name!r} here\n" + "\n".join(passed_over),
         resolution="make one of them usable, or leave out of the topology what they lack; "
         "`benchscale backends` shows what is there",
     )
 
 
-def _candidates(topology: Topology) -> Sequence[str]:
-    asked_for = {node.backend for node in topology.nodes if node.backend not in {None, "auto"}}
-    if len(asked_for) == 1:
-        return [str(*asked_for)]
-    return names()
+async def _usable(name: str, topology: Topology, images: Mapping[str, str]) -> str:
+    """Return the version of what a backend runs on, if it can run the topology.
+
+    Raises:
+        BackendUnavailable: it cannot.
+    """
+    backend = get(name)()
+    lacking = [f"{need.where}" for need in unmet(topology, backend.capabilities)]
+    if reasons := backend.can_run(topology, images) or lacking:
+        raise BackendUnavailable(name, f"it cannot run this topology: {'; '.join(reasons)}")
+    try:
+        return await backend.probe()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.close()
+
+
+def _own(topology: Topology) -> set[str]:
+    """Return the backends that nodes ask for themselves."""
+    return {node.backend for node in topology.nodes if node.backend} - {AUTO}
 
 
 def _why(name: str, version: str, passed_over: Sequence[str]) -> str:

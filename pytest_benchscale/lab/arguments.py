@@ -6,12 +6,24 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from typing import TypedDict
 
 from pytest_benchscale.transports.base import Command
 
-__all__ = ["CommandLike", "build_command", "check_timeout", "encode", "node_path"]
+__all__ = ["CommandLike", "ExecOptions", "build_command", "check_timeout", "encode", "node_path"]
 
-CommandLike = str | Sequence[str]
+CommandLike = str | Sequence[str | os.PathLike[str]]
+
+
+class ExecOptions(TypedDict, total=False):
+    """The options of `Node.exec`, by name."""
+
+    input: str | bytes | None
+    env: Mapping[str, str] | None
+    cwd: str | PurePath | None
+    user: str | int | None
+    timeout: float | None
+    check: bool
 
 
 def build_command(
@@ -30,10 +42,10 @@ def build_command(
     if isinstance(command, str):
         shown = _clean("a command", command)
         argv: tuple[str, ...] = ("/bin/sh", "-c", command)
-    elif isinstance(command, Sequence) and not isinstance(command, bytes | bytearray | memoryview):
-        argv = shown = tuple(_argument(item) for item in command)
-    else:
+    elif isinstance(command, bytes | bytearray | memoryview) or not _is_sequence(command):
         raise TypeError(f"a command is text or a sequence of texts, not {_kind(command)}")
+    else:
+        argv = shown = tuple(_argument(item) for item in command)
     if not argv or not argv[0] or (isinstance(shown, str) and not shown.strip()):
         raise ValueError("the command is empty")
     return shown, Command(
@@ -80,7 +92,7 @@ def node_path(path: str | PurePath) -> str:
 def _environment(env: Mapping[str, str]) -> Mapping[str, str]:
     __tracebackhide__ = True
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
+        if {type(name), type(value)} != {str}:
             raise TypeError(f"env holds text only, not {name!r}: {value!r}")
         if not name or "=" in name:
             raise ValueError(f"not the name of an environment variable: {name!r}")
@@ -119,3 +131,7 @@ def _clean(what: str, text: str) -> str:
 
 def _kind(value: object) -> str:
     return type(value).__name__
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, Sequence)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    asynccontextmanager,
-    contextmanager,
-)
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import anyio
 
@@ -22,7 +17,7 @@ from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend, Capability, LabPlan, NetworkInfo
 from pytest_benchscale.backends.requirements import conditions_needed, unmet
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
-from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command
 from pytest_benchscale.lab.artifacts import write_artifacts
 from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.context import LabContext
@@ -85,7 +80,9 @@ class Lab:
         `backend` is a name or `auto`; without one the file's counts. The lab has an event-loop
         thread of its own.
         """
-        return _open(source, backend, options)
+        from pytest_benchscale.lab.opening import opened  # noqa: PLC0415  it builds on this module
+
+        return opened(source, backend, options)
 
     @classmethod
     def open_sync(
@@ -96,7 +93,9 @@ class Lab:
         options: LabOptions | None = None,
     ) -> AbstractContextManager[Lab]:
         """Do the same for a `with` block; `lab.sync` has the calls without `await`."""
-        return _open_sync(source, backend, options)
+        from pytest_benchscale.lab.opening import opened_blocking  # noqa: PLC0415
+
+        return opened_blocking(source, backend, options)
 
     def __repr__(self) -> str:
         return f"<Lab {self.name!r} on {self.backend!r}: {'up' if self._up else 'not up'}>"
@@ -185,7 +184,7 @@ class Lab:
                     step="up",
                     resolution="make a new Lab: each lives once",
                 )
-            self._check_topology()
+            self._check()
             self._plan = plan = build_plan(self._topology, self.backend, self.options)
             self._created.opened = True
             try:
@@ -218,7 +217,9 @@ class Lab:
             )
 
     @on_portal
-    async def exec(self, command: CommandLike, /, **options: Any) -> dict[str, ExecResult]:
+    async def exec(
+        self, command: CommandLike, **options: Unpack[ExecOptions]
+    ) -> dict[str, ExecResult]:
         """Run a command on every node at once; takes the options of `Node.exec`.
 
         Raises:
@@ -228,20 +229,21 @@ class Lab:
         results: dict[str, ExecResult] = {}
         failures: dict[str, BenchscaleError] = {}
 
-        async def run(name: str, node: Node) -> None:
+        async def run(node: Node) -> None:
             try:
-                results[name] = await node.exec(command, **options)
+                results[node.name] = await node.exec(command, **options)
             except BenchscaleError as exc:
-                failures[name] = exc
+                failures[node.name] = exc
 
+        build_command(command, options.get("env"), options.get("cwd"), options.get("user"))
         async with anyio.create_task_group() as group:
-            for name, node in self._nodes.items():
-                group.start_soon(run, name, node)
-        if failures:
-            first, *others = (failures[name] for name in self._nodes if name in failures)
-            for other in others:
-                first.add_note(f"and also: {other.brief}")
-            raise first
+            for node in self._nodes.values():
+                group.start_soon(run, node)
+        in_order = [failures[name] for name in self._nodes if name in failures]
+        for other in in_order[1:]:
+            in_order[0].add_note(f"and also: {other.brief}")
+        if in_order:
+            raise in_order[0].with_traceback(None)
         return {name: results[name] for name in self._nodes}
 
     def partition(self, *groups: set[str]) -> AbstractAsyncContextManager[None]:
@@ -255,111 +257,66 @@ class Lab:
     async def heal(self) -> None:
         """Remove every fault. There is none that could be made, so far."""
 
-    def _check_topology(self) -> None:
+    def _check(self) -> None:
         """Refuse what this backend cannot run, before anything is created."""
-        backend = self._context.backend
-        others = {node.backend for node in self._topology.nodes if node.backend} - {backend.name}
-        if others - {"auto"}:
-            raise LabError(
-                f"topology {self.name!r} has nodes on {', '.join(sorted(others))} beside "
-                f"{backend.name}: backends cannot be mixed in one lab yet",
-                step="check",
-                resolution="give all nodes the same `backend:`, or none",
-            )
-        if needs := unmet(self._topology, backend.capabilities):
-            first, *more = needs
+        backend, topology = self._context.backend, self._topology
+        registry.check_own(topology, backend.name)
+        if needs := unmet(topology, backend.capabilities):
             raise NotSupported(
                 backend.name,
-                first.capability,
-                details="\n".join(f"{need.where}: {need.capability}" for need in (first, *more)),
+                needs[0].capability,
+                details="\n".join(f"{need.where} needs {need.capability}" for need in needs),
                 resolution="choose another backend, or leave these keys out",
             )
-        self._check_conditions()
-        if reasons := backend.can_run(self._topology, self.options.images):
-            raise LabError(
-                f"backend {backend.name!r} cannot run topology {self.name!r}",
-                step="check",
-                details="\n".join(reasons),
-            )
-
-    def _check_conditions(self) -> None:
-        if self.options.conditions == "off":
-            return
-        backend = self._context.backend
-        need = conditions_needed(self._topology)
-        if need is not None and need.capability not in backend.capabilities:
+        condition = None if self.options.conditions == "off" else conditions_needed(topology)
+        if condition is not None and condition.capability not in backend.capabilities:
             raise NotSupported(
                 backend.name,
-                need.capability,
-                details=f"topology {self.name!r} declares them: {need.where}",
-                resolution="run it without them: --benchscale-conditions=off",
+                condition.capability,
+                details=f"topology {topology.name!r} declares them: {condition.where}",
+                resolution="run it without them, with --benchscale-conditions=off",
+            )
+        if reasons := backend.can_run(topology, self.options.images):
+            raise LabError(
+                f"backend {backend.name!r} cannot run topology {topology.name!r}",
+                step="check",
+                details="\n".join(reasons),
+                resolution="choose another backend, or change what it cannot do",
             )
 
     async def _build(self, plan: LabPlan) -> None:
-        context = self._context
+        context, backend = self._context, self._context.backend
+        await context.ask(backend.probe, deadline=OPEN_DEADLINE, node=None, step="probe")
         await context.ask(
-            lambda: context.backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
+            lambda: backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
         )
         bring_up = BringUp(context, self._created, self._nodes, self._machines, plan.directory)
         await bring_up.run(plan.networks, plan.nodes)
 
     async def _give_back(self) -> list[Exception]:
         """Remove whatever was created, after its logs were kept; return what went wrong."""
-        tear_down = TearDown(self._context, self._created)
-        plan, artifacts = self._plan, self.options.artifacts
         if not self._created:
             return []
+        tear_down = TearDown(self._context, self._created)
+        plan, artifacts = self._plan, self.options.artifacts
         with anyio.CancelScope(shield=True):
             if plan is not None and artifacts is not None:
                 await tear_down.attempt(
                     lambda: self._keep_artifacts(artifacts, plan), "writing the artifacts"
                 )
-            await tear_down.run()
+            for machine in self._machines.values():
+                machine.info = None
+            await tear_down.run(self._machines.values())
         return tear_down.errors
 
     async def _keep_artifacts(self, directory: Path, plan: LabPlan) -> None:
-        logs = {name: await self._machines[name].logs() for name in self._created.nodes}
+        logs: dict[str, str] = {}
+        for name in self._created.nodes:
+            try:
+                logs[name] = await self._machines[name].logs()
+            except BenchscaleError as exc:
+                logs[name] = f"(the log could not be read: {exc})\n"
         write_artifacts(directory, self._topology, plan, self._context, logs)
-
-
-@asynccontextmanager
-async def _open(
-    source: Topology | str | os.PathLike[str], backend: str | None, options: LabOptions | None
-) -> AsyncIterator[Lab]:
-    with Portal() as portal:
-        lab = await portal.call(_make, source, backend, options or LabOptions(), portal)
-        await lab.up()
-        try:
-            yield lab
-        finally:
-            await lab.down()
-
-
-@contextmanager
-def _open_sync(
-    source: Topology | str | os.PathLike[str], backend: str | None, options: LabOptions | None
-) -> Iterator[Lab]:
-    with Portal() as portal:
-        lab = portal.call_blocking(_make, source, backend, options or LabOptions(), portal)
-        portal.call_blocking(lab.up)
-        try:
-            yield lab
-        finally:
-            portal.call_blocking(lab.down)
-
-
-async def _make(
-    source: Topology | str | os.PathLike[str],
-    backend: str | None,
-    options: LabOptions,
-    portal: Portal,
-) -> Lab:
-    """Load the topology and find the backend: the argument's, the file's, or the cheapest."""
-    topology = source if isinstance(source, Topology) else Topology.load(Path(source))
-    name = backend or topology.backend or "auto"
-    if name == "auto":
-        name = (await registry.choose(topology, options.images)).name
-    return Lab(topology, registry.get(name)(), portal=portal, options=options)
 
 
 def _in_words(error: Exception) -> str:

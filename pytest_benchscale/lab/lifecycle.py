@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pytest_benchscale.backends.base import Capability, NodeInfo, NodeStatus
+from pytest_benchscale.backends.base import Capability, NodeStatus
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.lab.machine import Machine
 

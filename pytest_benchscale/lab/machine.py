@@ -51,9 +51,13 @@ class Machine:
         self.changing = asyncio.Lock()
         self._transport: Transport | None = None
 
-    async def adopt(self, info: NodeInfo | None) -> None:
-        """Take over a new state; the way into the former node is closed."""
+    async def adopt(self, info: NodeInfo) -> None:
+        """Take over the state of a node that was created, started or ended."""
         self.info = info
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Close the way into the node as it was."""
         transport, self._transport = self._transport, None
         if transport is not None:
             with anyio.move_on_after(ASK_DEADLINE, shield=True):
@@ -74,7 +78,6 @@ class Machine:
 
     async def logs(self) -> str:
         """Ask the backend for what the node has said."""
-        self.existing("logs")
         return await self.context.ask(
             lambda: self.context.backend.logs(self.name),
             deadline=ASK_DEADLINE,
@@ -142,6 +145,12 @@ class Machine:
 
     async def explain(self, death: NodeDied, step: str) -> BenchscaleError:
         """Return what to tell about a node that ended under our hands, with the end of its log."""
+        if self.info is None:
+            return LabError(
+                f"node {self.name!r} was removed meanwhile: {step} was cut short",
+                node=self.name,
+                step=step,
+            )
         try:
             info = await self.refresh()
             log = death.details or last_lines(await self.logs())

@@ -156,13 +156,7 @@ class Node:
         """
         __tracebackhide__ = True
         source, target = Path(local), node_path(remote)
-        if not os.path.lexists(source):
-            raise LabError(
-                f"put to node {self.name!r} failed: no such file here: {source}",
-                node=self.name,
-                step="put",
-                details=None if source.is_absolute() else f"looked for it in {Path.cwd()}",
-            )
+        self._require_source(source)
         work = self._machine.way_in("put").put(source, target)
         await self._machine.file_work(work, "put", f"{source} -> {target}")
 
@@ -175,13 +169,7 @@ class Node:
         """
         __tracebackhide__ = True
         source, target = node_path(remote), Path(local)
-        if not target.absolute().parent.is_dir():
-            raise LabError(
-                f"get from node {self.name!r} failed: no such directory here: {target.parent}",
-                node=self.name,
-                step="get",
-                resolution="create the directory first",
-            )
+        self._require_parent(target)
         work = self._machine.way_in("get").get(source, target)
         await self._machine.file_work(work, "get", f"{source} -> {target}")
 
@@ -256,6 +244,7 @@ class Node:
     async def logs(self) -> str:
         """Return what the node has said so far; also of a stopped or dead one."""
         __tracebackhide__ = True
+        self._machine.existing("logs")
         return await self._machine.logs()
 
     @on_portal
@@ -318,13 +307,33 @@ class Node:
         return await waits.for_log(self._machine, pattern, timeout)
 
     def impair(
-        self, *, network: str | None = None, **conditions: float
+        self, /, *, network: str | None = None, **conditions: float
     ) -> AbstractAsyncContextManager[None]:
         """Not there yet: worsen the node's links for the duration of a block."""
         __tracebackhide__ = True
         raise NotSupported(self.backend, Capability.CONDITIONS)
 
-    async def set_conditions(self, *, network: str | None = None, **conditions: float) -> None:
+    async def set_conditions(self, /, *, network: str | None = None, **conditions: float) -> None:
         """Not there yet: change the conditions of the node's links."""
         __tracebackhide__ = True
         raise NotSupported(self.backend, Capability.CONDITIONS)
+
+    def _require_source(self, path: Path) -> None:
+        __tracebackhide__ = True
+        if not os.path.lexists(path):
+            raise LabError(
+                f"put to node {self.name!r} failed: no such file here: {path}",
+                node=self.name,
+                step="put",
+                details=None if path.is_absolute() else f"it was looked for in {Path.cwd()}",
+            )
+
+    def _require_parent(self, path: Path) -> None:
+        __tracebackhide__ = True
+        if not path.absolute().parent.is_dir():
+            raise LabError(
+                f"get from node {self.name!r} failed: no such directory here: {path.parent}",
+                node=self.name,
+                step="get",
+                resolution="create the directory first",
+            )

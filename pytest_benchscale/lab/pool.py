@@ -16,15 +16,18 @@ class Pool:
     """Builds labs, blocking, for the thread that runs the tests.
 
     What goes wrong while a lab is taken down is kept in `teardown_errors`, to be reported beside the
-    tests' results: it must not become the failure of the next lab's first test.
+    tests' results: it must not become the failure of the next lab's first test. `kept` are the labs
+    that the user wants to look at afterwards.
     """
 
     def __init__(self, portal: Portal, options: LabOptions | None = None) -> None:
         self._portal = portal
         self._options = options or LabOptions()
         self._current: Lab | None = None
+        self._current_key: tuple[Topology, str] | None = None
         self._failed: dict[tuple[Topology, str], BenchscaleError] = {}
         self.teardown_errors: list[BenchscaleError] = []
+        self.kept: list[Lab] = []
 
     @property
     def current(self) -> Lab | None:
@@ -34,48 +37,59 @@ class Pool:
     def acquire(self, topology: Topology, backend: str) -> Lab:
         """Return the lab of a topology on a backend, built unless it is the one that is up.
 
-        Another lab is taken down first. A build that failed is not tried again.
+        `backend` is a name or `auto`. Another lab is taken down first. A build that failed is not
+        tried again.
 
         Raises:
             BackendUnavailable: there is no such backend, or it cannot be used here.
-            LabError: the lab failed to build, now or before.
+            BenchscaleError: the lab could not be built, now or before.
         """
         __tracebackhide__ = True
-        current = self._current
-        if current is not None and current.is_up:
-            if current.topology == topology and current.backend == backend:
-                return current
-            self.release(current)
         key = (topology, backend)
-        if key in self._failed:
+        if self._current is not None:
+            if self._current_key == key and self._current.is_up:
+                return self._current
+            self.release(self._current)
+        if earlier := self._failed.get(key):
             raise LabError(
-                f"lab {topology.name!r} on {backend!r} failed to build before: "
-                f"{self._failed[key].brief}",
+                f"lab {topology.name!r} on {backend!r} could not be brought up before: "
+                f"{earlier.brief}",
                 step="up",
             )
-        lab = Lab(topology, registry.get(backend)(), portal=self._portal, options=self._options)
-        self._current = lab
         try:
+            lab = self._portal.call_blocking(self._make, topology, backend)
+            self._current, self._current_key = lab, key
             self._portal.call_blocking(lab.up)
-        except BenchscaleError as exc:
-            self._current = None
-            self._failed[key] = exc
-            raise
-        except BaseException:
-            self._current = None
+        except BaseException as exc:
+            if isinstance(exc, BenchscaleError):
+                self._failed[key] = exc
+            if self._current is not None and self._current.is_up:
+                self.release(self._current)  # we were interrupted when it had just come up
+            self._current = self._current_key = None
             raise
         return lab
 
-    def release(self, lab: Lab) -> None:
-        """Take a lab down; an error of that is kept, not raised."""
+    def release(self, lab: Lab, *, failed: bool = False) -> None:
+        """Take a lab down, or keep it when that was asked for; errors are remembered, not raised.
+
+        `failed` says that a test of it failed.
+        """
         if self._current is lab:
-            self._current = None
+            self._current = self._current_key = None
+        if self._options.keep == "always" or (failed and self._options.keep == "failed"):
+            self.kept.append(lab)
+            return
         try:
             self._portal.call_blocking(lab.down)
         except BenchscaleError as exc:
             self.teardown_errors.append(exc)
 
     def close(self) -> None:
-        """Take down what is up."""
+        """Take down the lab that is up; the portal stays the caller's."""
         if self._current is not None:
             self.release(self._current)
+
+    async def _make(self, topology: Topology, backend: str) -> Lab:
+        choice = await registry.resolve(topology, backend, self._options.images)
+        cls = registry.get(choice.name)
+        return Lab(topology, cls(), portal=self._portal, options=self._options)

@@ -78,13 +78,16 @@ class Portal:
         try:
             self._submit(work, loop)
             await finished.wait()
+        except GeneratorExit:  # the caller's loop is gone: there is nothing to wait in
+            _cancel(work, loop)
+            raise
         except anyio.get_cancelled_exc_class() as exc:
-            loop.call_soon_threadsafe(work.cancel)
-            await self._outlast(finished)
+            if _cancel(work, loop):
+                await self._outlast(finished)
             work.leave_note(exc)
             raise
         except BaseException:
-            loop.call_soon_threadsafe(work.cancel)
+            _cancel(work, loop)
             raise
         return work.result()
 
@@ -109,8 +112,8 @@ class Portal:
             self._submit(work, loop)
             finished.wait()
         except BaseException as exc:
-            loop.call_soon_threadsafe(work.cancel)
-            finished.wait(self._cleanup_deadline)
+            if _cancel(work, loop):
+                finished.wait(self._cleanup_deadline)
             work.leave_note(exc)
             raise
         return work.result()
@@ -141,8 +144,11 @@ class Portal:
             return self._loop
 
     def _submit(self, work: _Work[Any], loop: asyncio.AbstractEventLoop) -> None:
-        # An empty context: the caller's variables, and its library's, mean nothing over there.
-        loop.call_soon_threadsafe(work.begin, self._working, context=Context())
+        try:
+            # An empty context: the caller's variables, and its library's, mean nothing over there.
+            loop.call_soon_threadsafe(work.begin, self._working, context=Context())
+        except RuntimeError:
+            raise _closed("the lab's event loop is closed") from None
 
     async def _outlast(self, finished: anyio.Event) -> None:
         """Wait for the work's end whatever cancels us meanwhile, until the deadline."""
@@ -227,6 +233,15 @@ class _Work(Generic[T]):
         """Tell on the cancellation what went wrong in the clean-up."""
         if self._error is not None:
             exc.add_note(f"while cleaning up: {self._error}")
+
+
+def _cancel(work: _Work[Any], loop: asyncio.AbstractEventLoop) -> bool:
+    """Ask for the cancellation of work; return whether there is an end of it to wait for."""
+    try:
+        loop.call_soon_threadsafe(work.cancel)
+    except RuntimeError:
+        return False  # the portal's loop is closed: whatever ran there has ended
+    return True
 
 
 def _waker(wake: Callable[[], None]) -> Callable[[], object]:

@@ -64,6 +64,8 @@ class Process:
         __tracebackhide__ = True
         try:
             await self.begin()
+        except GeneratorExit:  # the caller's loop is gone
+            raise
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.finish()  # it may have started all the same

@@ -6,25 +6,31 @@ pytest-xdist each worker has its own, and the controller merges their outcomes.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, LabError, NotSupported
+from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NotSupported
 from pytest_benchscale.lab.settings import Settings
 from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
 if TYPE_CHECKING:
+    from pytest_benchscale.backends.registry import Choice
     from pytest_benchscale.lab.lab import Lab
+    from pytest_benchscale.lab.node import Node
     from pytest_benchscale.lab.pool import Pool
+    from pytest_benchscale.lab.portal import Portal
     from pytest_benchscale.topology.model import Topology
 
 __all__ = ["LabRequest", "LabSession", "Outcome"]
 
 _LOG_LINES = 20  # the end of a node's log, in the report of a failed test
+_LOGS = 8  # nodes whose log is shown there
+_LOG_DEADLINE = 10.0  # seconds to fetch the logs
 _COMMANDS = 50  # the newest commands, in the same report
 
 
@@ -52,10 +58,22 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
     def merge(self, other: Mapping[str, Any]) -> None:
-        """Add what another process has to tell, given as its `asdict`."""
+        """Add what a worker has to tell: its `LabSession.message`."""
         self.skipped = dict(Counter(self.skipped) + Counter(other["skipped"]))
         self.teardown_errors += other["teardown_errors"]
         self.notes += [line for line in other["notes"] if line not in self.notes]
+
+    def sections(self, *, quiet: bool) -> Iterator[tuple[str, list[str]]]:
+        """Return titles and lines for the end of the report."""
+        if self.notes and not quiet:
+            yield "labs of the workers", self.notes
+        if self.skipped:
+            yield (
+                "skipped for want of a backend",
+                [f"{count} x {reason}" for reason, count in self.skipped.items()],
+            )
+        if self.teardown_errors:
+            yield "not taken down cleanly", self.teardown_errors
 
 
 class LabSession:
@@ -68,6 +86,9 @@ class LabSession:
         self._requests: dict[tuple[Topology, str], LabRequest] = {}
         self._choices: dict[LabRequest, Choice | BackendUnavailable] = {}
         self._failures: dict[LabRequest, str] = {}
+        self._labs: dict[LabRequest, Lab] = {}
+        self._used: dict[LabRequest, None] = {}
+        self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
 
@@ -93,60 +114,195 @@ class LabSession:
         return wanted
 
     def _backends(self, topology: Topology, of_mark: str | None) -> Sequence[str]:
+        of_nodes = {node.backend for node in topology.nodes}
+        if len(of_nodes) == 1 and (backend := of_nodes.pop()) not in {None, "auto"}:
+            return (str(backend),)  # theirs is never overridden
         if self.settings.backends:
             return self.settings.backends
         if backend := of_mark or topology.backend:
             return (backend,)
         return self.settings.default_backends
 
-    def acquire(self, request: LabRequest, test: str) -> None:
-        """Bring the lab up, unless it is. `test` is whom the report of a failure will be found at.
+    def acquire(self, request: LabRequest) -> Lab:
+        """Return the lab, brought up unless it is.
 
         Raises:
             BackendUnavailable: its backend cannot be used here.
-            BenchscaleError: it could not be brought up; in full the first time, then in one line.
+            BenchscaleError: it could not be brought up.
         """
-        if failed_at := self._failures.get(request):
-            raise LabError(f"{request} could not be brought up: see the error at {failed_at}")
-        try:
-            backend = self.choose(request).name
-            self.check_keep(request)
-            self._labs[request] = self._open_pool().acquire(request.topology, backend)
-        except BackendUnavailable:
-            if self.settings.missing == "fail":
-                self._failures[request] = test
-            raise
-        except BenchscaleError:
-            self._failures[request] = test
-            raise
+        __tracebackhide__ = True
+        backend = self.choose(request)
+        self._check_keep(backend)
+        self._labs[request] = lab = self._live_pool().acquire(request.topology, backend)
+        self._used[request] = None
+        return lab
 
-    def lab(self, request: LabRequest) -> Lab:
-        """Return the lab that was brought up last."""
-        return self._labs[request]
+    def skips(self, error: BenchscaleError) -> bool:
+        """Whether a lab that cannot be acquired skips its tests, rather than failing them."""
+        return isinstance(error, BackendUnavailable) and self.settings.missing == "skip"
+
+    def explain(self, request: LabRequest, error: BenchscaleError, test: str) -> str:
+        """Return why a test has no lab: in full for the first, then in one line."""
+        if self.skips(error):
+            reason = "; ".join(str(error).splitlines())
+            self.outcome.skipped[reason] = self.outcome.skipped.get(reason, 0) + 1
+            return reason
+        first = self._failures.setdefault(request, test)
+        return str(error) if test == first else f"{request} is not there; see the error of {first}"
 
     def release(self, request: LabRequest) -> None:
         """Take the lab down. What goes wrong with that is told at the end of the run."""
-        if lab := self._labs.pop(request, None):
-            self._open_pool().release(lab)
+        if self._pool and (lab := self._labs.pop(request, None)):
+            self._pool.release(lab)
 
-    def choose(self, request: LabRequest) -> Choice:
-        """Return the backend that a request means; `auto` is decided once.
+    def choose(self, request: LabRequest) -> str:
+        """Return the name of the backend; `auto` is decided once for each topology.
 
         Raises:
-            BackendUnavailable: there is none for `auto`.
+            BackendUnavailable: `auto` finds none.
         """
-        from pytest_benchscale.backends.registry import Choice, choose  # noqa: PLC0415
+        from pytest_benchscale.backends import registry  # noqa: PLC0415  only where a lab is needed
 
         if request.backend != "auto":
-            return Choice(request.backend, "")
+            return request.backend
         if request not in self._choices:
             try:
-                self._choices[request] = self._portal.call_blocking(
-                    choose, request.topology, self.settings.images
+                self._choices[request] = self._live_portal().call_blocking(
+                    registry.choose, request.topology, self.settings.images
                 )
             except BackendUnavailable as error:
                 self._choices[request] = error
-        chosen = self._choices[request]
-        if isinstance(chosen, BackendUnavailable):
-            raise chosen
-        return chosen
+        choice = self._choices[request]
+        if isinstance(choice, BackendUnavailable):
+            raise choice
+        return choice.name
+
+    def check_keep(self, requests: Iterable[LabRequest]) -> None:
+        """Check that labs can be kept where they shall be; a missing backend is no concern here.
+
+        Raises:
+            NotSupported: they cannot.
+        """
+        for request in dict.fromkeys(requests) if self.settings.keep != "never" else ():
+            with contextlib.suppress(BackendUnavailable):
+                self._check_keep(self.choose(request))
+
+    def _check_keep(self, backend: str) -> None:
+        from pytest_benchscale.backends import registry  # noqa: PLC0415
+        from pytest_benchscale.backends.base import Capability  # noqa: PLC0415
+
+        keep = self.settings.keep
+        if keep != "never" and Capability.KEEP not in registry.get(backend).capabilities:
+            raise NotSupported(
+                backend,
+                Capability.KEEP,
+                resolution=f"leave out --benchscale-keep={keep}, or name a backend that can",
+            )
+
+    def describe(self, requests: Iterable[LabRequest]) -> list[str]:
+        """Return what there is to know before the labs run: what `auto` chose, what is not enforced."""
+        from pytest_benchscale.backends import registry  # noqa: PLC0415
+
+        lines = []
+        for request in dict.fromkeys(requests):
+            name = request.topology.name
+            try:
+                backend = self.choose(request)
+                notes = registry.get(backend)().notes(request.topology)
+            except BackendUnavailable as error:
+                lines.append(f"benchscale: {name}: {error.brief.splitlines()[0]}")
+                continue
+            chosen = self._choices.get(request)
+            if chosen and not isinstance(chosen, BackendUnavailable):
+                lines.append(f"benchscale: {name} runs on {chosen.why}")
+            lines += [f"benchscale: {name} on {backend}: {note}" for note in notes]
+        return lines
+
+    def begin_test(self) -> None:
+        """Note that a test begins: its commands are those that come from now on."""
+        self._test_started = time.time()
+
+    def sections(self, request: LabRequest) -> Iterator[tuple[str, str]]:
+        """Return titles and texts for the report of a failed test: its commands, the nodes' logs."""
+        lab = self._labs.get(request)
+        if lab is None or not lab.is_up:
+            return
+        records = [record for record in lab.history if record.started >= self._test_started]
+        if records:
+            title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
+            yield title, _tail(list(map(str, records)), _COMMANDS)
+        used = {record.node for record in records}
+        logs = self._live_portal().call_blocking(_read_logs, lab)
+        for name in sorted(logs, key=lambda name: _least_telling(lab.nodes[name], used))[:_LOGS]:
+            yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)
+
+    def message(self) -> dict[str, Any]:
+        """Return the outcome for another process, together with what `describe` tells."""
+        return asdict(replace(self.outcome, notes=self.describe(self._used)))
+
+    def close(self) -> None:
+        """Take down what is still up; `outcome` is complete then. Safe to call twice."""
+        pool, self._pool = self._pool, None
+        portal, self._portal = self._portal, None
+        try:
+            if pool:
+                pool.close()
+                self.outcome.teardown_errors += map(str, pool.teardown_errors)
+        finally:
+            if portal:
+                portal.close()
+
+    def _live_portal(self) -> Portal:
+        from pytest_benchscale.lab.portal import Portal  # noqa: PLC0415
+
+        self._portal = self._portal or Portal()
+        return self._portal
+
+    def _live_pool(self) -> Pool:
+        from pytest_benchscale.lab.options import LabOptions  # noqa: PLC0415
+        from pytest_benchscale.lab.pool import Pool  # noqa: PLC0415
+
+        if self._pool is None:
+            chosen = self.settings
+            options = LabOptions(
+                conditions=chosen.conditions,
+                timeout_scale=chosen.timeout_scale,
+                images=chosen.images,
+                keep=chosen.keep,
+                artifacts=chosen.artifacts,
+            )
+            self._pool = Pool(self._live_portal(), options)
+        return self._pool
+
+
+async def _read_logs(lab: Lab) -> dict[str, list[str]]:
+    """Return the lines that each node has said, of those that have said something in time."""
+    import anyio  # noqa: PLC0415
+
+    logs: dict[str, list[str]] = {}
+
+    async def read(node: Node) -> None:
+        try:
+            text = await node.logs()
+        except BenchscaleError as error:
+            text = f"(it cannot be read: {error.brief})"
+        if text.strip():
+            logs[node.name] = text.splitlines()
+
+    with anyio.move_on_after(_LOG_DEADLINE):
+        async with anyio.create_task_group() as group:
+            for node in lab.nodes.values():
+                group.start_soon(read, node)
+    return {name: logs[name] for name in lab.nodes if name in logs}
+
+
+def _least_telling(node: Node, used: Collection[str]) -> tuple[bool, bool]:
+    """Sort nodes that died first, then those that the test talked to."""
+    return node.status != "dead", node.name not in used
+
+
+def _tail(lines: Sequence[str], limit: int) -> str:
+    left_out = len(lines) - limit
+    if left_out <= 0:
+        return "\n".join(lines)
+    return "\n".join([f"... {left_out} before ...", *lines[-limit:]])

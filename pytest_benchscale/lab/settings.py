@@ -76,10 +76,7 @@ class Settings:
     def summary(self) -> str | None:
         """Return what differs from the defaults in one line, None when nothing does."""
         parts = [
-            f"backend {', '.join(self.backends)}" if self.backends else "",
-            f"default backend {', '.join(self.default_backends)}"
-            if self.default_backends != ("auto",)
-            else "",
+            self._summary_of_backends(),
             "a missing backend skips" if self.missing == "skip" else "",
             f"labs are kept: {self.keep}" if self.keep != "never" else "",
             f"timeouts x {self.timeout_scale:g}" if self.timeout_scale != 1 else "",
@@ -89,6 +86,13 @@ class Settings:
         ]
         text = "; ".join(part for part in parts if part)
         return f"benchscale: {text}" if text else None
+
+    def _summary_of_backends(self) -> str:
+        if self.backends:
+            return f"backend {', '.join(self.backends)}"
+        if self.default_backends != ("auto",):
+            return f"default backend {', '.join(self.default_backends)}"
+        return ""
 
 
 def check_backend(place: str, name: str) -> None:

@@ -6,21 +6,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import PurePath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 from pytest_benchscale.backends.base import Capability, NetworkInfo, NodeStatus
 from pytest_benchscale.errors import NotSupported
 from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.portal import blocking
 from pytest_benchscale.lab.process import Process
-from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec, Topology
-
-if TYPE_CHECKING:
-    from pytest_benchscale.lab.lab import Lab
 
 __all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
 
@@ -64,20 +61,13 @@ class SyncLab:
         """The networks by name, in the order of the file."""
         return self._wrapped.networks
 
-    def exec(self, command: CommandLike, **options: Any) -> dict[str, ExecResult]:
-        """Run a command on every node at once; takes the options of `Node.exec`."""
-        __tracebackhide__ = True
-        return self._portal.call_blocking(lambda: self._wrapped.exec(command, **options))
+    exec = blocking(Lab.exec)
+    heal = blocking(Lab.heal)
 
     def partition(self, *groups: set[str]) -> AbstractContextManager[None]:
         """Not there yet: cut the networks between groups of nodes."""
         __tracebackhide__ = True
         raise NotSupported(self.backend, Capability.PARTITIONS)
-
-    def heal(self) -> None:
-        """Remove every fault."""
-        __tracebackhide__ = True
-        self._portal.call_blocking(self._wrapped.heal)
 
 
 class SyncNode:

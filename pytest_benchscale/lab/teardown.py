@@ -10,6 +10,7 @@ import anyio
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.lab.bringup import Created
 from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.machine import Machine
 
 __all__ = ["TearDown"]
 
@@ -29,11 +30,13 @@ class TearDown:
         self._created = created
         self.errors: list[Exception] = []
 
-    async def run(self) -> None:
+    async def run(self, machines: Iterable[Machine]) -> None:
         """Delete all nodes at once, then all networks, then let go of the backend."""
         created = self._created
         with anyio.CancelScope(shield=True):
             await self._all(self._node, tuple(created.nodes))
+            for machine in machines:
+                await self.attempt(machine.let_go, f"leaving node {machine.name!r}")
             await self._all(self._network, tuple(created.networks))
             if created.opened and await self.attempt(self._backend.close, "closing the backend"):
                 created.opened = False
@@ -63,10 +66,9 @@ class TearDown:
         step: str,
         *,
         node: str | None = None,
-        deadline: float = DELETE_DEADLINE,
     ) -> bool:
         """Do one step; return whether it succeeded. What went wrong is remembered."""
-        seconds = self._context.scaled(deadline)
+        seconds = self._context.scaled(DELETE_DEADLINE)
         try:
             with anyio.move_on_after(seconds):
                 await work()

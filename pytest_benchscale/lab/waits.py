@@ -33,7 +33,7 @@ async def for_port(
 ) -> None:
     """Wait until something listens on a port."""
     __tracebackhide__ = True
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+    if type(port) is not int or not 0 < port < 65536:
         raise ValueError(f"a port is a number from 1 to 65535, not {port!r}")
     if protocol not in _UNCONNECTED:
         raise ValueError(f"a protocol is 'tcp' or 'udp', not {protocol!r}")

@@ -13,6 +13,7 @@ Class attributes say what the suite cannot know:
     image           what the nodes run; None (the default): the image catalogue's `default`
     python          the Python in that image, for the tests of traffic ("python3");
                     None: it has none, and these tests are skipped
+    lacking         capabilities that the backend declares but does not have on this machine
     known_failures  test name -> reason. Such a test is expected to fail, and one that begins to
                     pass fails the run until it is taken off the list
 

@@ -69,6 +69,7 @@ class Contract:
     backend: ClassVar[str] = ""
     image: ClassVar[str | None] = None
     python: ClassVar[str | None] = "python3"
+    lacking: ClassVar[frozenset[Capability]] = frozenset()
     known_failures: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -159,8 +160,8 @@ class Contract:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the backend declares that it can do."""
-        return registry.get(self.backend).capabilities
+        """What the backend can do: what it declares, less what is not to be had here."""
+        return registry.get(self.backend).capabilities - self.lacking
 
 
 def requires(capability: Capability) -> Callable[[Test[Self, P]], Test[Self, P]]:
@@ -171,7 +172,7 @@ def requires(capability: Capability) -> Callable[[Test[Self, P]], Test[Self, P]]
 
     def decorate(test: Test[Self, P]) -> Test[Self, P]:
         @functools.wraps(test)
-        async def checked(self: Self, *args: P.args, **kwargs: P.kwargs) -> None:
+        async def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
             if capability in self.capabilities:
                 await test(self, *args, **kwargs)
                 return
@@ -189,7 +190,7 @@ def needs_python(test: Test[Self, P]) -> Test[Self, P]:
     """The test runs Python inside its nodes: skipped, visibly, where the image has none."""
 
     @functools.wraps(test)
-    async def checked(self: Self, *args: P.args, **kwargs: P.kwargs) -> None:
+    async def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.python is None:
             pytest.skip("`python = None`: the image of this backend's contract has no Python")
         await test(self, *args, **kwargs)
@@ -207,8 +208,11 @@ def unique_seconds() -> str:
 
 async def count_sleeping(node: Node, seconds: str) -> int:
     """Count the node's processes `sleep SECONDS`. One that has ended but is not reaped is none."""
-    arguments = await node.exec("cat /proc/[0-9]*/cmdline 2>/dev/null; true", check=True)
-    return arguments.stdout_bytes.split(b"\0").count(seconds.encode())
+    script = "cat /proc/[0-9]*/cmdline 2>/dev/null; true"
+    listing = await node.exec(script, check=True)
+    arguments = listing.stdout_bytes.split(b"\0")
+    assert script.encode() in arguments, "it cannot be seen what runs in the node"
+    return arguments.count(seconds.encode())
 
 
 def _copy(function: types.FunctionType) -> types.FunctionType:

@@ -19,6 +19,7 @@ FAMILIES = {
     "grandchildren": "sh -c 'sh -c \"sleep {seconds}; true\"; true'; true",
     "a child in a session of its own": "setsid sleep {seconds} & wait",
     "a daemon": "(setsid sleep {seconds} </dev/null >/dev/null 2>&1 &); sleep {seconds}",
+    "what keeps forking daemons": "while :; do (setsid sleep {seconds} &); sleep 0.01; done",
     "what ignores SIGTERM": "trap '' TERM HUP INT; sleep {seconds}; sleep {seconds}",
     "200 children": "i=0; while [ $i -lt 200 ]; do sleep {seconds} & i=$((i+1)); done; wait",
 }
@@ -44,6 +45,12 @@ class DeadlineContract(Contract):
         script = FAMILIES[family].format(seconds=seconds)
         with pytest.raises(CommandTimeout):
             await node.exec(script, timeout=0.5)
+        assert await count_sleeping(node, seconds) == 0
+
+    async def test_a_timeout_kills_a_daemon_that_dropped_its_environment(self, node: Node) -> None:
+        seconds = unique_seconds()
+        with pytest.raises(CommandTimeout):
+            await node.exec(f"(env -i setsid sleep {seconds} &); sleep {seconds}", timeout=0.5)
         assert await count_sleeping(node, seconds) == 0
 
     @pytest.mark.parametrize("family", FAMILIES)

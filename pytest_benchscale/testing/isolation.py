@@ -36,6 +36,7 @@ class IsolationContract(Contract):
             try:
                 # 0 asks whether the signal could be sent. A process of the node's own by that
                 # number would be a coincidence.
+                assert (await pair["alpha"].exec("kill -0 $$")).ok
                 assert not (await pair["alpha"].exec(f"kill -0 {process.pid}")).ok
                 assert process.poll() is None
             finally:
@@ -47,17 +48,27 @@ class IsolationContract(Contract):
             path = f"{place}/contract-{uuid4()}"
             await alpha.write_text(path, "of alpha")
             assert (await alpha.exec(["cat", path])).stdout == "of alpha"
-            assert not Path(path).exists(), "it reached the host"
+            assert not _exists_here(path), "it reached the host"
             assert not (await beta.exec(["test", "-e", path])).ok, "it reached another node"
 
-    async def test_a_file_removed_in_a_node_stays_in_another(self, pair: Lab) -> None:
+    async def test_a_file_changed_in_a_node_stays_as_it_was_elsewhere(self, pair: Lab) -> None:
         alpha, beta = pair["alpha"], pair["beta"]
-        await alpha.exec(["mv", "/etc/passwd", "/etc/passwd.moved"], check=True)
+        line = f"# contract-{uuid4()}"
+        await alpha.exec(f"echo '{line}' >> /etc/passwd", check=True)
+        assert line in await alpha.read_text("/etc/passwd")
+        assert line not in Path("/etc/passwd").read_text(), "it reached the host"
+        assert line not in await beta.read_text("/etc/passwd"), "it reached another node"
+
+    async def test_a_file_removed_in_a_node_stays_elsewhere(self, pair: Lab) -> None:
+        alpha, beta = pair["alpha"], pair["beta"]
+        accounts = await alpha.read_bytes("/etc/group")
+        await alpha.exec(["rm", "/etc/group"], check=True)
         try:
-            assert Path("/etc/passwd").exists()
-            assert await beta.read_bytes("/etc/passwd")
+            assert not (await alpha.exec(["test", "-e", "/etc/group"])).ok
+            assert Path("/etc/group").exists(), "it was removed from the host"
+            assert await beta.read_bytes("/etc/group"), "it was removed from another node"
         finally:
-            await alpha.exec(["mv", "/etc/passwd.moved", "/etc/passwd"], check=True)
+            await alpha.write_bytes("/etc/group", accounts)
 
     async def test_a_file_of_the_hosts_tmp_is_not_in_the_nodes(self, pair: Lab) -> None:
         path = Path(f"/tmp/contract-{uuid4()}")  # noqa: S108  exactly this one is meant
@@ -85,3 +96,10 @@ class IsolationContract(Contract):
             """
         result = await pair["alpha"].exec(script)
         assert result.ok, result.stderr
+
+
+def _exists_here(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except PermissionError:
+        return False  # where we cannot look, nothing of ours was written

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import pytest
 
@@ -11,6 +12,7 @@ from pytest_benchscale.backends.base import Capability, NodeStatus
 from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.node import Node
+from pytest_benchscale.results import ExecResult
 from pytest_benchscale.testing.base import (
     Contract,
     count_sleeping,
@@ -65,15 +67,15 @@ class LifecycleContract(Contract):
         return node
 
     async def test_a_node_that_is_up_is_running(self, mortal: Node) -> None:
-        assert mortal.status is NodeStatus.RUNNING
+        assert _status(mortal) is NodeStatus.RUNNING
         assert (await mortal.exec("echo alive")).stdout == "alive\n"
 
     @requires(Capability.STOP)
     async def test_a_stopped_node_is_stopped_until_started(self, mortal: Node) -> None:
         await mortal.stop()
-        assert mortal.status is NodeStatus.STOPPED
+        assert _status(mortal) is NodeStatus.STOPPED
         await mortal.start()
-        assert mortal.status is NodeStatus.RUNNING
+        assert _status(mortal) is NodeStatus.RUNNING
         assert (await mortal.exec("echo again")).stdout == "again\n"
 
     @requires(Capability.STOP)
@@ -91,9 +93,9 @@ class LifecycleContract(Contract):
         await mortal.write_text("/srv/keep", "kept")
         await mortal.exec("sync")
         await mortal.kill()
-        assert mortal.status is NodeStatus.STOPPED
+        assert _status(mortal) is NodeStatus.STOPPED
         await mortal.start()
-        assert mortal.status is NodeStatus.RUNNING
+        assert _status(mortal) is NodeStatus.RUNNING
         assert (mortal.addresses, mortal.interfaces, await _kernel_devices(mortal)) == before
         assert await mortal.read_text("/srv/keep") == "kept"
 
@@ -119,7 +121,7 @@ class LifecycleContract(Contract):
         await mortal.exec(f"sleep {seconds} & setsid sleep {seconds} & echo kept > /srv/keep")
         assert await count_sleeping(mortal, seconds) == 2
         await mortal.restart()
-        assert mortal.status is NodeStatus.RUNNING
+        assert _status(mortal) is NodeStatus.RUNNING
         assert await count_sleeping(mortal, seconds) == 0
         assert await mortal.read_text("/srv/keep") == "kept\n"
 
@@ -146,17 +148,30 @@ class LifecycleContract(Contract):
             assert caught.value.resolution
 
     @requires(Capability.STOP)
-    async def test_a_command_in_flight_fails_when_its_node_ends(self, mortal: Node) -> None:
-        for end in (mortal.kill, mortal.stop):
-            seconds = unique_seconds()
-            task = asyncio.create_task(mortal.exec(["sleep", seconds]))
-            while await count_sleeping(mortal, seconds) == 0:
-                await asyncio.sleep(0.02)
-            await end()
-            async with asyncio.timeout(20):
-                with pytest.raises(BenchscaleError, match="mortal"):
-                    await task
-            await mortal.start()
+    async def test_a_command_in_flight_fails_when_its_node_is_killed(self, mortal: Node) -> None:
+        seconds = unique_seconds()
+        command = asyncio.create_task(mortal.exec(["sleep", seconds]))
+        while await count_sleeping(mortal, seconds) == 0:
+            await asyncio.sleep(0.02)
+        await mortal.kill()
+        async with asyncio.timeout(20):
+            with pytest.raises(BenchscaleError, match="mortal"):
+                await command
+
+    @requires(Capability.STOP)
+    async def test_a_command_in_flight_ends_when_its_node_is_stopped(self, mortal: Node) -> None:
+        seconds = unique_seconds()
+        command = asyncio.create_task(mortal.exec(["sleep", seconds]))
+        while await count_sleeping(mortal, seconds) == 0:
+            await asyncio.sleep(0.02)
+        await mortal.stop()
+        async with asyncio.timeout(20):
+            (outcome,) = await asyncio.gather(command, return_exceptions=True)
+        if isinstance(outcome, ExecResult):
+            assert outcome.returncode < 0  # it saw SIGTERM before its node was gone
+        else:
+            assert isinstance(outcome, BenchscaleError)
+            assert "mortal" in str(outcome)
 
     @requires(Capability.STOP)
     async def test_a_process_in_flight_fails_when_its_node_ends(self, mortal: Node) -> None:
@@ -173,36 +188,50 @@ class LifecycleContract(Contract):
         seconds = unique_seconds()
         await witness.exec(f"sleep {seconds} &", check=True)
         await mortal.kill()
-        assert witness.status is NodeStatus.RUNNING
+        assert _status(witness) is NodeStatus.RUNNING
         assert await count_sleeping(witness, seconds) == 1
 
     @requires(Capability.STOP)
     async def test_every_wait_fails_at_once_when_the_node_ends(self, mortal: Node) -> None:
-        waits = [
-            asyncio.create_task(mortal.wait_for_port(9, timeout=60)),
-            asyncio.create_task(mortal.wait_for_exec("false", timeout=60)),
-            asyncio.create_task(mortal.wait_for_file("/no/such/file", timeout=60)),
-            asyncio.create_task(mortal.wait_for_log("no such line", timeout=60)),
-        ]
+        waits = _wait_in_vain(mortal)
         await asyncio.sleep(0.2)  # let them look at least once
         assert not any(wait.done() for wait in waits)
         await mortal.kill()
         async with asyncio.timeout(20):
             for wait in waits:
-                with pytest.raises(NodeDied) as caught:
+                with pytest.raises((LabError, NodeDied), match="mortal"):
                     await wait
-                assert caught.value.node == "mortal"
 
     @requires(Capability.PAUSE)
     async def test_a_paused_node_stands_still_until_resumed(self, mortal: Node) -> None:
-        command = asyncio.create_task(mortal.exec("sleep 0.3; echo done"))
+        command = asyncio.create_task(mortal.exec("echo > /tmp/begun; sleep 0.3; echo done"))
+        await mortal.wait_for_file("/tmp/begun", timeout=10)  # noqa: S108  the node's own
         await mortal.pause()
-        assert mortal.status is NodeStatus.PAUSED
+        assert _status(mortal) is NodeStatus.PAUSED
         await asyncio.sleep(0.8)
         assert not command.done()
         await mortal.resume()
-        assert mortal.status is NodeStatus.RUNNING
+        assert _status(mortal) is NodeStatus.RUNNING
         assert (await command).stdout == "done\n"
+
+    @requires(Capability.PAUSE)
+    async def test_pausing_also_holds_what_starts_at_that_moment(self, mortal: Node) -> None:
+        async def begin(delay: float) -> ExecResult:
+            await asyncio.sleep(delay)
+            return await mortal.exec("sleep 0.3; echo done")
+
+        commands = [asyncio.create_task(begin(number / 1000)) for number in range(20)]
+        await asyncio.sleep(0.01)
+        await mortal.pause()
+        await asyncio.sleep(0.8)
+        assert not [command for command in commands if command.done() and not command.exception()]
+        await mortal.resume()
+        for outcome in await asyncio.gather(*commands, return_exceptions=True):
+            # Who came after the pause was refused.
+            if isinstance(outcome, ExecResult):
+                assert outcome.stdout == "done\n"
+            else:
+                assert isinstance(outcome, LabError)
 
     @requires(Capability.PAUSE)
     async def test_pause_and_resume_keep_processes_addresses_and_files(self, mortal: Node) -> None:
@@ -235,12 +264,14 @@ class LifecycleContract(Contract):
     async def test_a_node_whose_main_command_ends_is_dead(self) -> None:
         with self.open(MAIN_COMMAND) as lab:
             mortal = lab["mortal"]
-            wait = asyncio.create_task(mortal.wait_for_port(9, timeout=60))
-            await mortal.exec("kill -s USR1 $(cat /run/main.pid)")
+            waits = _wait_in_vain(mortal)
+            await asyncio.sleep(0.2)  # let them look at least once
+            await _signal_main(mortal, "USR1")
             async with asyncio.timeout(20):
-                with pytest.raises(NodeDied, match="crash"):
-                    await wait
-                assert mortal.status is NodeStatus.DEAD
+                for wait in waits:
+                    with pytest.raises(NodeDied, match="crash"):
+                        await wait
+                assert _status(mortal) is NodeStatus.DEAD
                 with pytest.raises(NodeDied):
                     await mortal.exec("true")
             assert "crash" in await mortal.logs()
@@ -250,12 +281,12 @@ class LifecycleContract(Contract):
         with self.open(MAIN_COMMAND) as lab:
             mortal = lab["mortal"]
             await mortal.write_text("/srv/keep", "kept")
-            await mortal.exec("kill -s KILL $(cat /run/main.pid)")
+            await _signal_main(mortal, "KILL")
             async with asyncio.timeout(20):
-                while mortal.status is not NodeStatus.DEAD:
+                while _status(mortal) is not NodeStatus.DEAD:
                     await asyncio.sleep(0.02)
             await mortal.start()
-            assert mortal.status is NodeStatus.RUNNING
+            assert _status(mortal) is NodeStatus.RUNNING
             assert await mortal.read_text("/srv/keep") == "kept"
 
     @requires(Capability.MAIN_COMMAND)
@@ -263,8 +294,29 @@ class LifecycleContract(Contract):
         with self.open(MAIN_COMMAND) as lab:
             mortal = lab["mortal"]
             await mortal.stop()
-            assert mortal.status is NodeStatus.STOPPED
+            assert _status(mortal) is NodeStatus.STOPPED
             assert "farewell" in await mortal.logs()
+
+
+def _status(node: Node) -> NodeStatus:
+    """Return the status as it is now; a type checker takes a property for what it was before."""
+    return node.status
+
+
+def _wait_in_vain(node: Node) -> Sequence[asyncio.Task[object]]:
+    """Start every kind of wait, for what will not happen."""
+    return [
+        asyncio.create_task(node.wait_for_port(9, timeout=60)),
+        asyncio.create_task(node.wait_for_exec("false", timeout=60)),
+        asyncio.create_task(node.wait_for_file("/no/such/file", timeout=60)),
+        asyncio.create_task(node.wait_for_log("no such line", timeout=60)),
+    ]
+
+
+async def _signal_main(node: Node, signal: str) -> None:
+    """Send a signal to the main command; the node may die faster than this is told."""
+    with suppress(NodeDied):
+        await node.exec(f"kill -s {signal} $(cat /run/main.pid)", check=True)
 
 
 async def _kernel_devices(node: Node) -> str:

@@ -141,7 +141,7 @@ class ProcessContract(Contract):
         assert await count_sleeping(node, seconds) == 0
 
     async def test_output_that_nobody_reads_does_not_block_the_process(self, node: Node) -> None:
-        much = f"head -c {20 * MIB} /dev/zero | tr '\\0' '\\n'"
+        much = f"yes 'an ordinary line of a log, of which there are very many' | head -c {20 * MIB}"
         script = f"{much} >&2 & {much}; wait"
         async with node.process(script) as process:
             assert await process.wait() == 0

@@ -32,7 +32,7 @@ def main() -> None:
     links.flush()
     server = socket.create_server((OUTSIDE, 8099))
     threading.Thread(target=serve, args=(server,), daemon=True).start()
-    networks = [{"name": "open", "internet": True}, {"name": "closed"}]
+    networks: list[dict[str, object]] = [{"name": "open", "internet": True}, {"name": "closed"}]
     nodes = [{"name": network["name"], "networks": [network["name"]]} for network in networks]
     topology = Topology.from_dict({"metadata": {"name": "x"}, "networks": networks, "nodes": nodes})
     try:

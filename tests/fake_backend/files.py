@@ -26,7 +26,17 @@ class Files:
 
     entries: dict[str, Entry] = field(
         default_factory=lambda: {
-            path: Entry(mode=0o755) for path in ("/", "/etc", "/proc", "/srv", "/tmp", "/usr")
+            path: Entry(mode=0o755)
+            for path in (
+                "/",
+                "/etc",
+                "/proc",
+                "/srv",
+                "/tmp",
+                "/usr",
+                "/usr/local",
+                "/usr/local/bin",
+            )
         }
     )
     read_only: tuple[str, ...] = ("/proc",)
@@ -101,6 +111,15 @@ class Files:
         for one in [*self.entries]:
             if one == place or one.startswith(place.rstrip("/") + "/"):
                 del self.entries[one]
+
+    def link(self, path: str) -> str | None:
+        """Return the target of a symbolic link, None for anything else."""
+        place = posixpath.join(self.resolve(posixpath.dirname(path)), posixpath.basename(path))
+        entry = self.entries.get(place)
+        return entry.link if entry else None
+
+    def symlink(self, path: str, target: str) -> None:
+        self.entries[self._place(path)] = Entry(link=target, mode=0o777)
 
     def names(self, path: str) -> list[str]:
         place = self.resolve(path)

@@ -1,7 +1,6 @@
 """A tiny shell in memory: words, quotes, variables, `;`, `&&`, `||`, `|`, `&`, `( )`, `>`, `>>`, `2>&1`.
 
-Its commands are the few that the tests of the lab need. See `Shell.commands` for those that no real
-shell has: they let a node die, listen, or say something in its log.
+Just what the tests of the lab and the simple half of the contract need; `commands` has the programs.
 """
 
 from __future__ import annotations
@@ -10,18 +9,12 @@ import asyncio
 import posixpath
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-import anyio
+from tests.fake_backend.commands import COMMANDS
+from tests.fake_backend.job import Exit, Job, Read, Write
 
-if TYPE_CHECKING:
-    from tests.fake_backend.machine import FakeNode
-
-__all__ = ["Exit", "Job", "Write", "run_argv"]
-
-Write = Callable[[bytes], Awaitable[None]]
-Read = Callable[[], Awaitable[bytes]]
+__all__ = ["run_argv"]
 
 _TOKENS = re.compile(
     r"""(?P<space>[ \t]+) | (?P<operator>&&|\|\||2>&1|>&2|2>|>>|[;&|()<>\n])
@@ -29,34 +22,7 @@ _TOKENS = re.compile(
     re.VERBOSE,
 )
 _PART = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^'"\\]+)""", re.DOTALL)
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+|\?))")
-
-
-class Exit(Exception):
-    """`exit N`."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@dataclass
-class Job:
-    """What a command runs with. Background children are added to `children`."""
-
-    node: FakeNode
-    env: dict[str, str]
-    cwd: str
-    user: str
-    read: Read
-    out: Write
-    err: Write
-    children: set[asyncio.Task[int]] = field(default_factory=set)
-    traps: set[str] = field(default_factory=set)
-
-    async def complain(self, text: str, code: int = 1) -> int:
-        await self.err(f"{text}\n".encode())
-        return code
+_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+|\?|\$))")
 
 
 async def run_argv(job: Job, argv: tuple[str, ...]) -> int:
@@ -69,16 +35,30 @@ async def run_argv(job: Job, argv: tuple[str, ...]) -> int:
             return await _Parser(arguments[1]).run(job)
         except Exit as exc:
             return exc.code
-    command = getattr(Commands, f"do_{name.replace('-', '_')}", None)
+    command = COMMANDS.get(name.removeprefix("/bin/"))
     if command is None:
-        if "/" in name and job.node.files.exists(name):
-            return await job.complain(f"{name}: Permission denied", 126)
-        return await job.complain(f"{name}: not found", 127)
+        return await _run_file(job, name, arguments)
     try:
-        code: int | None = await command(job, arguments)
+        with job.node.process(argv):
+            return await command(job, arguments) or 0
     except OSError as exc:
         return await job.complain(f"{name}: {exc.filename}: {exc.strerror}")
-    return code or 0
+
+
+async def _run_file(job: Job, name: str, arguments: list[str]) -> int:
+    """Run a script, if there is one of that name."""
+    path = job.path(name) if "/" in name else f"/usr/local/bin/{name}"
+    files = job.node.files
+    if not files.exists(path):
+        return await job.complain(f"{name}: not found", 127)
+    if files.is_dir(path) or not files.get(path).mode & 0o111:
+        return await job.complain(f"{name}: Permission denied", 126)
+    script = files.read(path).decode().partition("\n")[2]  # after its #!
+    numbered = {str(number): word for number, word in enumerate(arguments, 1)}
+    try:
+        return await _Parser(script).run(replace(job, env={**job.env, **numbered}))
+    except Exit as exc:
+        return exc.code
 
 
 class _Parser:
@@ -196,7 +176,7 @@ async def _simple(job: Job, words: list[str]) -> int:
     if not words:
         job.env.update(own)
         return 0
-    if words[0] in {"exec", "setsid", "nohup", "env"} and len(words) > 1:
+    while words[0] in {"exec", "setsid", "nohup", "env", "-i"} and len(words) > 1:
         words = words[1:]
     return await run_argv(replace(job, env=own) if own != job.env else job, tuple(words))
 
@@ -209,7 +189,8 @@ def _redirected(
     rest = iter(tokens)
     for kind, text in rest:
         if kind == "word":
-            words.append(_expand(job, text))
+            is_plain = not set(text) & set("'\"$")
+            words.extend((is_plain and job.node.glob(text)) or [_expand(job, text)])
         elif text == "2>&1":
             job = replace(job, err=job.out)
         elif text == ">&2":
@@ -275,12 +256,3 @@ async def _forgiving(work: Awaitable[int]) -> int:
         return await work
     except Exit as exc:
         return exc.code
-
-
-class Commands:
-    """The programs there are, `do_NAME`; a return value of None is success."""
-
-    async def do_echo(job: Job, arguments: list[str]) -> None:  # noqa: N805
-        newline = arguments[:1] != ["-n"]
-        text = " ".join(arguments if newline else arguments[1:])
-        await job.out(text.encode() + b"\n" * newline)

@@ -27,15 +27,14 @@ class TestBuilds:
                 "*ERROR at setup of test_first*",
                 "*node 'server'*no room*",
                 "*ERROR at setup of test_second*",
-                "lab 'lan' on backend 'failing' was not brought up; "
-                "see the error of test_it.py::test_first",
+                "lab 'lan' on backend 'failing' is not there; see *test_it.py::test_first",
                 "*short test summary*",
             ]
         )
         text = str(result.stdout)
-        assert text.count("no room") == text.count("What to do:") <= 1 or text.count("no room") == 1
+        assert text.partition("short test summary")[0].count("no room") == 1
         assert "Traceback" not in text
-        assert ".py:" not in text.partition("short test summary")[0].partition("ERRORS")[2]
+        assert not any(name in text for name in ("plugin.py", "session.py", "reporting.py"))
         assert suite.events().count("open lan") == 1
 
     def test_a_failed_build_is_not_tried_again_after_another_lab(self, suite):
@@ -112,7 +111,15 @@ class TestErrorsInTests:
             ]
         )
         text = str(result.stdout)
-        for frame in ("portal.py", "node.py", "lab.py", "anyio", "contextlib", "threading", "plugin.py"):
+        for frame in (
+            "portal.py",
+            "node.py",
+            "lab.py",
+            "anyio",
+            "contextlib",
+            "threading",
+            "plugin.py",
+        ):
             assert frame not in text.replace("plugins:", "").partition("= FAILURES =")[2], frame
 
     def test_errors_in_groups_and_with_causes_show_no_frame_of_ours_either(self, suite):
@@ -138,7 +145,7 @@ class TestErrorsInTests:
         result = suite.run()
         result.assert_outcomes(failed=2)
         result.stdout.fnmatch_lines(
-            ["*exit code 1 on node 'server'*", "*exit code 1 on node 'client'*", "*'/none'*"]
+            ["*exit code 1 on node 'server'*", "*exit code 1 on node 'client'*", "E *: /none"]
         )
         text = str(result.stdout)
         assert "portal.py" not in text
@@ -213,7 +220,7 @@ class TestSections:
 
     def test_a_failed_test_without_a_lab_shows_none_of_it(self, suite):
         suite.makepyfile("def test_it():\n    assert False\n")
-        assert "benchscale:" not in str(suite.run().stdout)
+        assert "- benchscale:" not in str(suite.run().stdout)
 
 
 class TestTeardown:
@@ -225,7 +232,7 @@ class TestTeardown:
             [
                 "*= benchscale: not taken down cleanly =*",
                 "lab 'lan' on 'sticky' was not taken down cleanly",
-                "*server*stuck*",
+                "*stuck*server*",
                 "*= 2 passed* =*",
             ]
         )
@@ -233,16 +240,20 @@ class TestTeardown:
 
     def test_an_error_is_no_failure_of_the_next_labs_test(self, suite):
         suite.makepyfile(
-            TWO_TESTS
-            + """
-    @pytest.mark.topology("wan.yaml", backend="fake")
-    def test_next(lab):
-        assert lab.is_up
-"""
+            """
+            import pytest
+
+            @pytest.mark.topology("lan.yaml", backend="sticky")
+            def test_sticky(lab):
+                pass
+
+            @pytest.mark.topology("wan.yaml")
+            def test_next(lab):
+                assert lab.is_up
+            """
         )
-        (suite.path / "lan.yaml").write_text("backend: sticky\n" + (suite.path / "lan.yaml").read_text())
         result = suite.run()
-        result.assert_outcomes(passed=3)
+        result.assert_outcomes(passed=2)
         assert result.ret == pytest.ExitCode.TESTS_FAILED
 
     def test_an_error_does_not_hide_a_worse_exit_code(self, suite):

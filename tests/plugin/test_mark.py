@@ -220,9 +220,9 @@ def test_the_mark_names_a_backend(suite):
         """
         import pytest
 
-        @pytest.mark.topology("lan.yaml", backend="other")
+        @pytest.mark.topology("lan.yaml", backend="docker")
         def test_it(lab):
-            assert lab.backend == "other"
+            assert lab.backend == "docker"
         """
     )
     suite.run().assert_outcomes(passed=1)

@@ -17,12 +17,12 @@ SHOW_BACKEND = """
 
 class TestBackend:
     def test_the_option_replaces_the_backend_of_mark_and_file(self, suite):
-        (suite.path / "own.yaml").write_text("backend: other\nnodes: [{name: a}]\n")
+        (suite.path / "own.yaml").write_text("backend: docker\nnodes: [{name: a}]\n")
         suite.makepyfile(
             """
             import pytest
 
-            @pytest.mark.topology("own.yaml", backend="other")
+            @pytest.mark.topology("own.yaml", backend="docker")
             def test_it(lab):
                 assert lab.backend == "fake"
             """
@@ -30,8 +30,8 @@ class TestBackend:
         suite.run("--benchscale-backend=fake").assert_outcomes(passed=1)
 
     def test_the_order_is_option_then_mark_then_file_then_ini(self, suite):
-        (suite.path / "own.yaml").write_text("backend: other\nnodes: [{name: a}]\n")
-        suite.makeini("[pytest]\nbenchscale_backend = third\n")
+        (suite.path / "own.yaml").write_text("backend: docker\nnodes: [{name: a}]\n")
+        suite.makeini("[pytest]\nbenchscale_backend = podman\n")
         suite.makepyfile(
             """
             import pytest
@@ -42,11 +42,11 @@ class TestBackend:
 
             @pytest.mark.topology("own.yaml")
             def test_file(lab):
-                assert lab.backend == "other"
+                assert lab.backend == "docker"
 
             @pytest.mark.topology("lan.yaml")
             def test_ini(lab):
-                assert lab.backend == "third"
+                assert lab.backend == "podman"
             """
         )
         suite.run().assert_outcomes(passed=3)
@@ -58,28 +58,28 @@ class TestBackend:
 
             @pytest.mark.topology("lan.yaml", "wan.yaml")
             def test_two(lab):
-                assert lab.backend in {"fake", "other"}
+                assert lab.backend in {"fake", "docker"}
 
             @pytest.mark.topology("lan.yaml")
             def test_one(lab):
                 pass
             """
         )
-        result = suite.run("-v", "--benchscale-backend", "fake, other,fake")
+        result = suite.run("-v", "--benchscale-backend", "fake, docker,fake")
         result.assert_outcomes(passed=6)
-        for name in ("two[[]lan-fake]", "two[[]wan-other]", "one[[]fake]", "one[[]other]"):
+        for name in ("two[[]lan-fake]", "two[[]wan-docker]", "one[[]fake]", "one[[]docker]"):
             result.stdout.fnmatch_lines([f"test_it.py::test_{name} PASSED*"])
         assert len(suite.events()) == 8
 
     def test_the_backend_of_a_node_is_never_overridden(self, suite):
-        (suite.path / "own.yaml").write_text("nodes: [{name: a, backend: other}]\n")
+        (suite.path / "own.yaml").write_text("nodes: [{name: a, backend: docker}]\n")
         suite.makepyfile(
             """
             import pytest
 
             @pytest.mark.topology("own.yaml")
             def test_it(lab):
-                assert lab["a"].backend == "other"
+                assert lab["a"].backend == "docker"
             """
         )
         suite.run("--benchscale-backend=fake").assert_outcomes(passed=1)
@@ -124,11 +124,11 @@ class TestMissing:
         result.stdout.fnmatch_lines(
             [
                 "backend 'absent' is not usable: its daemon does not answer",
-                "What to do: start it",
-                "*lab 'lan' on backend 'absent' * see *test_it*",
+                "What to do: start the daemon",
+                "*lab 'lan' on backend 'absent' is not there; see the error of *test_it*",
             ]
         )
-        assert str(result.stdout).count("What to do: start it") == 1
+        assert str(result.stdout).count("What to do: start the daemon") == 1
 
     def test_skip_skips_with_the_reason_and_counts_in_the_summary(self, suite):
         suite.makepyfile(SHOW_BACKEND + SHOW_BACKEND.replace("test_it", "test_again"))
@@ -136,8 +136,8 @@ class TestMissing:
         result.assert_outcomes(skipped=2, passed=2)
         result.stdout.fnmatch_lines(
             [
-                "*benchscale: skipped tests*",
-                "2 tests: backend 'absent' is not usable: its daemon does not answer*start it",
+                "*= benchscale: skipped for want of a backend =*",
+                "2 x backend 'absent' is not usable: its daemon does not answer*start the daemon",
             ]
         )
 
@@ -155,7 +155,7 @@ class TestKeep:
             result = suite.run(f"--benchscale-keep={keep}")
             assert result.ret == pytest.ExitCode.USAGE_ERROR
             result.stderr.fnmatch_lines(
-                [f"ERROR: --benchscale-keep={keep}: backend 'fake' does not support keeping a lab*"]
+                [f"ERROR: backend 'fake' does not support keeping a lab*--benchscale-keep={keep}*"]
             )
 
     def test_never_is_the_default(self, suite):
@@ -207,13 +207,13 @@ class TestTheOthers:
             "metadata: {name: slow}\nnetwork: {name: lan, preset: satellite}\nnodes: [{name: a}]\n"
         )
         suite.makepyfile(SHOW_BACKEND.replace("lan.yaml", "slow.yaml"))
-        suite.run("--benchscale-backend=other").assert_outcomes(errors=1)
-        result = suite.run("--benchscale-backend=other", "--benchscale-conditions=off")
+        suite.run("--benchscale-backend=docker").assert_outcomes(errors=1)
+        result = suite.run("--benchscale-backend=docker", "--benchscale-conditions=off")
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines(["benchscale: *network conditions off*"])
-        suite.run(
-            "--benchscale-backend=other", "--benchscale-conditions=enforce"
-        ).assert_outcomes(errors=1)
+        suite.run("--benchscale-backend=docker", "--benchscale-conditions=enforce").assert_outcomes(
+            errors=1
+        )
 
     def test_preset_libraries_lend_their_presets(self, suite):
         (suite.path / "presets.yaml").write_text("presets: {moon: {latency_ms: 1300}}\n")
@@ -227,12 +227,12 @@ class TestTheOthers:
 
     def test_the_header_shows_what_was_asked_for(self, suite):
         suite.run(
-            "--benchscale-backend=fake,other",
+            "--benchscale-backend=fake,docker",
             "--benchscale-missing=skip",
             "--benchscale-timeout-scale=3",
             "--benchscale-image=a=b",
         ).stdout.fnmatch_lines(
-            ["benchscale: backend fake, other; a missing backend skips; timeouts x 3; image a=b"]
+            ["benchscale: backend fake, docker; a missing backend skips; timeouts x 3; image a=b"]
         )
 
 

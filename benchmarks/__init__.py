@@ -1,0 +1,1 @@
+"""Measures the speed of the `local` backend and of the plugin, side by side with peers."""

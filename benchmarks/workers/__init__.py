@@ -1,0 +1,1 @@
+"""One program a contestant: does what standard input asks, and says how long it took."""

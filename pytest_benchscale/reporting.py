@@ -1,0 +1,76 @@
+"""What pytest's reports show of our errors: what they say, and the user's own lines."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+import anyio
+import pytest
+
+import pytest_benchscale
+from pytest_benchscale.errors import BenchscaleError
+
+__all__ = ["give_up", "prepare"]
+
+_MACHINERY = (pytest_benchscale, anyio, asyncio, concurrent.futures, contextlib, threading)
+_PLACES = tuple(
+    f"{path.parent}/" if path.name == "__init__.py" else str(path)
+    for path in (Path(str(module.__file__)) for module in _MACHINERY)
+)
+
+
+def give_up(outcome: Any, words: Callable[[pytest.Item], str]) -> NoReturn:
+    """End the fixture of a whole session with a `Failed` or `Skipped` that has its own words for each test.
+
+    pytest keeps the exception of a fixture and raises it again for every further test that uses the
+    fixture; each shall be told what concerns it.
+    """
+    outcome.pytrace = False
+    outcome.words_for = words
+    raise outcome from None
+
+
+def prepare(call: pytest.CallInfo[None], item: pytest.Item) -> None:
+    """Make the exception that ended a phase of a test ready to be shown."""
+    error: Any = call.excinfo.value if call.excinfo else None
+    if isinstance(error, (pytest.fail.Exception, pytest.skip.Exception)):
+        if words := getattr(error, "words_for", None):
+            error.msg = words(item)
+    elif error and not item.config.option.fulltrace and _hide_our_frames(error):
+        call.excinfo = pytest.ExceptionInfo.from_exception(error)
+
+
+def _hide_our_frames(error: BaseException) -> bool:
+    """Cut our frames, and those of the libraries between, out of the tracebacks of our errors.
+
+    Our errors say themselves what led to them, so their causes go, too. Looks into exception groups.
+    Returns whether there was an error of ours.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = False
+        for inner in error.exceptions:
+            found |= _hide_our_frames(inner)
+        return found
+    if not isinstance(error, BenchscaleError):
+        return False
+    error.__traceback__ = _without_machinery(error.__traceback__) or error.__traceback__
+    error.__cause__ = None  # it hides the context, too
+    return True
+
+
+def _without_machinery(traceback: TracebackType | None) -> TracebackType | None:
+    links = []
+    while traceback is not None:
+        links.append(traceback)
+        traceback = traceback.tb_next
+    for link in reversed(links):
+        if not link.tb_frame.f_code.co_filename.startswith(_PLACES):
+            traceback = TracebackType(traceback, link.tb_frame, link.tb_lasti, link.tb_lineno)
+    return traceback

@@ -1,0 +1,88 @@
+"""A test suite of its own for each test, with topologies and backends that record what is done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.plugin import recording
+
+REPOSITORY = Path(__file__).parents[2]
+
+LAN = """
+metadata: {name: lan}
+network: {name: lan, subnet: 10.1.0.0/24}
+nodes: [{name: server}, {name: client}]
+"""
+WAN = "metadata: {name: wan}\nnodes: [{name: router}]\n"
+PLAIN = (
+    "-o",
+    "asyncio_default_fixture_loop_scope=function",  # pytest-asyncio warns without
+    "-p",
+    "no:randomly",  # many of these tests are about an order
+)
+ALONE = ("-p", "no:labgrid")  # it cannot be configured twice in one process
+
+
+class Suite:
+    """A directory with tests, as `pytester` has it, and what its runs did to the backends."""
+
+    CONFTEST = """
+import pathlib
+import pytest
+from tests.plugin import recording
+
+recording.register(pathlib.Path(__file__).with_name("events.log"))
+"""
+
+    def __init__(self, pytester):
+        self._pytester = pytester
+        self.path = pytester.path
+        for name in ("makepyfile", "makefile", "makeini", "makeconftest", "mkdir"):
+            setattr(self, name, getattr(pytester, name))
+        self.makeconftest(self.CONFTEST)
+        self.makeini("[pytest]\nbenchscale_backend = fake\n")
+        self.makefile(".yaml", lan=LAN, wan=WAN)
+
+    def run(self, *arguments):
+        """Run the suite in this process."""
+        return self._pytester.runpytest_inprocess(*PLAIN, *ALONE, *arguments)
+
+    def run_subprocess(self, *arguments, timeout):
+        """Run the suite in a process of its own, where signals and other plugins are at home."""
+        return self._pytester.runpytest_subprocess(*PLAIN, *arguments, timeout=timeout)
+
+    def start(self, *arguments):
+        """Start the suite in a process of its own and let it run."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", *arguments],
+            cwd=self.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def events(self, *kinds):
+        """Return what was recorded, of these kinds; of none: the labs' comings and goings."""
+        path = self.path / "events.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [line for line in lines if line.split()[0] in (kinds or ("open", "close"))]
+
+    def wait_for_event(self, event, deadline):
+        end = time.monotonic() + deadline
+        while event not in self.events(event.split()[0]):
+            assert time.monotonic() < end, f"{event!r} did not happen in {deadline} s"
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    yield Suite(pytester)
+    recording.unregister()

@@ -1,0 +1,91 @@
+"""Backends in memory that write down, in a file, what is done to them: also from other processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from pytest_benchscale import BackendUnavailable
+from pytest_benchscale.backends import registry
+from tests.fake_backend import FakeBackend, Script
+
+NAMES = (
+    "fake",  # nothing is wrong with it
+    "local",  # the same, in place of the real one: what `auto` chooses
+    "docker",
+    "podman",
+    "absent",  # cannot be used here
+    "failing",  # has no room for the node `server`
+    "slow",  # takes a minute for each node
+    "slow-to-close",  # takes a second for deleting the node `server`
+    "sticky",  # cannot delete the node `server`
+    "talking",  # its nodes have said thirty lines
+)
+
+
+class RecordingBackend(FakeBackend):
+    events: ClassVar[Path]
+
+    def __init__(self):
+        super().__init__()
+        self._recorded = None
+
+    def record(self, event):
+        with self.events.open("a") as file:
+            file.write(f"{event}\n")
+
+    async def probe(self):
+        self.record(f"probe {self.name}")
+        if self.name == "absent":
+            raise BackendUnavailable(
+                "absent", "its daemon does not answer", resolution="start the daemon"
+            )
+        return await super().probe()
+
+    def notes(self, topology):
+        return ["memory limits are not enforced"] if topology.nodes[0].memory_mb else []
+
+    async def open(self, plan):
+        self._recorded = plan.name
+        self.record(f"open {plan.name}")
+        await super().open(plan)
+
+    async def create_node(self, plan):
+        self.record(f"creating {plan.name}")
+        return await super().create_node(plan)
+
+    async def delete_node(self, name):
+        self.record(f"deleting {name}")
+        await super().delete_node(name)
+
+    async def logs(self, name):
+        if self.name == "talking":
+            return "".join(f"{name} says {number}\n" for number in range(30))
+        return await super().logs(name)
+
+    async def close(self):
+        await super().close()
+        if self._recorded:
+            self.record(f"close {self._recorded}")
+            self._recorded = None
+
+
+def register(events):
+    """Register all of them; they write into the file `events`."""
+    for name in NAMES:
+        script = Script()
+        if name == "failing":
+            script.fail("create_node server", OSError(28, "no room"))
+        elif name == "slow":
+            script.delay("create_node", 60)
+        elif name == "slow-to-close":
+            script.delay("delete_node server", 1)
+        elif name == "sticky":
+            script.fail("delete_node server", OSError(16, "stuck"))
+        members = {"name": name, "script": script, "events": events}
+        registry.register(name, type("Recording", (RecordingBackend,), members))
+
+
+def unregister():
+    for name in NAMES:
+        registry.unregister(name)

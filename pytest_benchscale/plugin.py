@@ -183,9 +183,10 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     __tracebackhide__ = True
     from pytest_benchscale import marks, reporting
     from pytest_benchscale.errors import BenchscaleError
+    from pytest_benchscale.lab.session import LabRequest
 
     labs = _session(request.config)
-    if not hasattr(request, "param"):
+    if not isinstance(getattr(request, "param", None), LabRequest):
         reporting.give_up(pytest.fail.Exception(), marks.what_is_missing)
     try:
         running = labs.acquire(request.param)

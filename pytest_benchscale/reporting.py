@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -43,26 +43,35 @@ def prepare(call: pytest.CallInfo[None], item: pytest.Item) -> None:
     if isinstance(error, (pytest.fail.Exception, pytest.skip.Exception)):
         if words := getattr(error, "words_for", None):
             error.msg = words(item)
-    elif error and not item.config.option.fulltrace and _hide_our_frames(error):
-        call.excinfo = pytest.ExceptionInfo.from_exception(error)
+    elif error is not None and not item.config.option.fulltrace:
+        for one in _all_errors(error):
+            _hide_our_frames(one)
+        if isinstance(error, BenchscaleError):
+            call.excinfo = pytest.ExceptionInfo.from_exception(error)
 
 
-def _hide_our_frames(error: BaseException) -> bool:
-    """Cut our frames, and those of the libraries between, out of the tracebacks of our errors.
+def _all_errors(error: BaseException) -> Iterator[BenchscaleError]:
+    """Return the errors of ours among an exception, those it groups, and those it came from."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, BenchscaleError):
+            yield one
+        elif isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        waiting += filter(None, (one.__cause__, one.__context__))
 
-    Our errors say themselves what led to them, so their causes go, too. Looks into exception groups.
-    Returns whether there was an error of ours.
+
+def _hide_our_frames(error: BenchscaleError) -> None:
+    """Cut our frames, and those of the libraries between, out of an error's traceback.
+
+    The error says itself what led to it, so its cause goes, too.
     """
-    if isinstance(error, BaseExceptionGroup):
-        found = False
-        for inner in error.exceptions:
-            found |= _hide_our_frames(inner)
-        return found
-    if not isinstance(error, BenchscaleError):
-        return False
     error.__traceback__ = _without_machinery(error.__traceback__) or error.__traceback__
     error.__cause__ = None  # it hides the context, too
-    return True
 
 
 def _without_machinery(traceback: TracebackType | None) -> TracebackType | None:

@@ -81,11 +81,7 @@ def check_name(name: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    advice = (
-        _install_advice(name)
-        if name in _EXTRAS
-        else f"use one of {', '.join(known)}, or install the package that brings {name!r}"
-    )
+    advice = f"use one of {', '.join(known)}, or install the package that brings {name!r}"
     raise BackendUnavailable(name, f"there is no backend of that name{hint}", resolution=advice)
 
 

@@ -13,6 +13,7 @@ from pytest_benchscale.errors import (
     BackendUnavailable,
     BenchscaleError,
     LabError,
+    NodeDied,
     NotSupported,
 )
 from pytest_benchscale.lab.context import LabContext
@@ -192,7 +193,8 @@ def _placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
         node=node,
         step=step,
         details=error.details,
-        resolution=error.resolution,
+        # A node that died is advised to be started again: not one of a lab that is rolled back.
+        resolution=None if isinstance(error, NodeDied) else error.resolution,
     )
 
 

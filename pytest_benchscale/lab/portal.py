@@ -105,15 +105,17 @@ class Portal:
         __tracebackhide__ = True
         if self.is_here:
             raise RuntimeError("a blocking call in the portal's own thread would wait for itself")
-        finished = threading.Event()
-        work = _Work(functools.partial(fn, *args), finished.set)
+        # A bare lock, because a signal handler that raises inside threading.Event breaks the event.
+        unfinished = threading.Lock()
+        unfinished.acquire()
+        work = _Work(functools.partial(fn, *args), unfinished.release)
         loop = self._loop or self._running_loop()
         try:
             self._submit(work, loop)
-            finished.wait()
+            unfinished.acquire()
         except BaseException as exc:
-            if _cancel(work, loop):
-                finished.wait(self._cleanup_deadline)
+            if _cancel(work, loop) and not work.done:
+                unfinished.acquire(timeout=self._cleanup_deadline)
             work.leave_note(exc)
             raise
         return work.result()
@@ -174,6 +176,7 @@ class _Work(Generic[T]):
     def __init__(self, fn: Callable[[], Awaitable[T]], finished: Callable[[], object]) -> None:
         self._fn = fn
         self._finished = finished
+        self.done = False
         self._begun = False
         self._cancelled = False
         self._cut_short = False
@@ -194,7 +197,7 @@ class _Work(Generic[T]):
         if self._scope is not None:
             self._scope.cancel()
         elif not self._begun:
-            self._finished()
+            self._finish()
 
     async def _run(self) -> None:
         try:
@@ -209,8 +212,12 @@ class _Work(Generic[T]):
             self._error = exc
         finally:
             self._scope = None
-            with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
-                self._finished()
+            self._finish()
+
+    def _finish(self) -> None:
+        self.done = True
+        with suppress(RuntimeError):  # the caller's loop is closed: nobody waits any more
+            self._finished()
 
     def result(self) -> T:
         """Return what the work returned, or raise what it raised."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
+    from pytest_benchscale.lab.history import CommandRecord
     from pytest_benchscale.lab.lab import Lab
     from pytest_benchscale.lab.node import Node
     from pytest_benchscale.lab.pool import Pool
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LabRequest", "LabSession", "Outcome"]
 
+_NAMES = 5  # topologies named in one line of the header
 _LOG_LINES = 20  # the end of a node's log, in the report of a failed test
 _LOGS = 8  # nodes whose log is shown there
 _LOG_DEADLINE = 10.0  # seconds to fetch the logs
@@ -203,20 +205,21 @@ class LabSession:
         """Return what there is to know before the labs run: what `auto` chose, what is not enforced."""
         from pytest_benchscale.backends import registry  # noqa: PLC0415
 
-        lines = []
+        facts: dict[str, list[str]] = {}  # with the names of the topologies that they are about
         for request in dict.fromkeys(requests):
-            name = request.topology.name
+            topology = request.topology
             try:
                 backend = self.choose(request)
-                notes = registry.get(backend)().notes(request.topology)
+                notes = registry.get(backend)().notes(topology)
             except BackendUnavailable as error:
-                lines.append(f"benchscale: {name}: {error.brief.splitlines()[0]}")
+                facts.setdefault(f": {error.brief.splitlines()[0]}", []).append(topology.name)
                 continue
-            chosen = self._choices.get(request)
-            if chosen and not isinstance(chosen, BackendUnavailable):
-                lines.append(f"benchscale: {name} runs on {chosen.why}")
-            lines += [f"benchscale: {name} on {backend}: {note}" for note in notes]
-        return lines
+            choice = self._choices.get(request)
+            if choice and not isinstance(choice, BackendUnavailable):
+                facts.setdefault(f" on {choice.why}", []).append(topology.name)
+            for note in notes:
+                facts.setdefault(f" on {backend}: {note}", []).append(topology.name)
+        return [f"benchscale: {_some(names)}{fact}" for fact, names in facts.items()]
 
     def begin_test(self) -> None:
         """Note that a test begins: its commands are those that come from now on."""
@@ -227,14 +230,14 @@ class LabSession:
         lab = self._labs.get(request)
         if lab is None or not lab.is_up:
             return
-        records = [record for record in lab.history if record.started >= self._test_started]
-        if records:
-            title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
-            yield title, _tail(list(map(str, records)), _COMMANDS)
-        used = {record.node for record in records}
-        logs = self._live_portal().call_blocking(_read_logs, lab)
-        for name in sorted(logs, key=lambda name: _least_telling(lab.nodes[name], used))[:_LOGS]:
-            yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)
+        with contextlib.suppress(BenchscaleError):  # the test's own failure is what counts
+            records, logs = self._live_portal().call_blocking(_look_at, lab, self._test_started)
+            if records:
+                title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
+                yield title, _tail([str(record) for record in records], _COMMANDS)
+            talked_to = {record.node for record in records}
+            for name in sorted(logs, key=lambda name: name not in talked_to)[:_LOGS]:
+                yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -275,8 +278,8 @@ class LabSession:
         return self._pool
 
 
-async def _read_logs(lab: Lab) -> dict[str, list[str]]:
-    """Return the lines that each node has said, of those that have said something in time."""
+async def _look_at(lab: Lab, since: float) -> tuple[list[CommandRecord], dict[str, list[str]]]:
+    """Return the lab's commands since a time, and the lines of each node that has said something."""
     import anyio  # noqa: PLC0415
 
     logs: dict[str, list[str]] = {}
@@ -293,12 +296,13 @@ async def _read_logs(lab: Lab) -> dict[str, list[str]]:
         async with anyio.create_task_group() as group:
             for node in lab.nodes.values():
                 group.start_soon(read, node)
-    return {name: logs[name] for name in lab.nodes if name in logs}
+    records = [record for record in lab.history if record.started >= since]
+    return records, {name: logs[name] for name in lab.nodes if name in logs}
 
 
-def _least_telling(node: Node, used: Collection[str]) -> tuple[bool, bool]:
-    """Sort nodes that died first, then those that the test talked to."""
-    return node.status != "dead", node.name not in used
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tail(lines: Sequence[str], limit: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import itertools
 import types
@@ -22,7 +23,15 @@ from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.loader import load_text
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["MIB", "Contract", "count_sleeping", "needs_python", "requires", "unique_seconds"]
+__all__ = [
+    "MIB",
+    "Contract",
+    "count_sleeping",
+    "needs_python",
+    "requires",
+    "unique_seconds",
+    "until_sleeping",
+]
 
 MIB = 1 << 20
 
@@ -130,6 +139,11 @@ class Contract:
         )
         return topology.model_copy(update={"nodes": nodes})
 
+    def program(self, text: str, *arguments: object) -> list[str]:
+        """Return the command that runs a Python program inside a node."""
+        assert self.python
+        return [self.python, "-c", text, *map(str, arguments)]
+
     @asynccontextmanager
     async def serve(
         self,
@@ -143,16 +157,14 @@ class Contract:
 
         The process says `client ADDRESS` for each.
         """
-        assert self.python
-        server = [self.python, "-c", SERVER, address, str(port), node.name, str(times)]
+        server = self.program(SERVER, address, port, node.name, times)
         async with node.process(server) as process:
             await process.wait_for_line("serving", timeout=10)
             yield process
 
     async def fetch(self, node: Node, host: object, port: int) -> ExecResult:
         """Connect from the node to a server of `serve`; what it sent is the result's stdout."""
-        assert self.python
-        return await node.exec([self.python, "-c", CLIENT, str(host), str(port)], timeout=30)
+        return await node.exec(self.program(CLIENT, host, port), timeout=30)
 
     async def connects(self, node: Node, host: object, port: int) -> bool:
         """Return whether a server answers the node there, within two seconds."""
@@ -213,6 +225,13 @@ async def count_sleeping(node: Node, seconds: str) -> int:
     arguments = listing.stdout_bytes.split(b"\0")
     assert script.encode() in arguments, "it cannot be seen what runs in the node"
     return arguments.count(seconds.encode())
+
+
+async def until_sleeping(node: Node, seconds: str, count: int = 1) -> None:
+    """Wait until the node has that many processes `sleep SECONDS`: they need a moment to begin."""
+    async with asyncio.timeout(20):
+        while await count_sleeping(node, seconds) != count:
+            await asyncio.sleep(0.02)
 
 
 def _copy(function: types.FunctionType) -> types.FunctionType:

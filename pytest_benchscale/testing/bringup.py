@@ -11,7 +11,7 @@ import pytest
 from pytest_benchscale.backends.base import Capability, NodeStatus
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
 from pytest_benchscale.lab.lab import Lab
-from pytest_benchscale.testing.base import PAIR, Contract, count_sleeping, unique_seconds
+from pytest_benchscale.testing.base import PAIR, Contract, unique_seconds, until_sleeping
 
 __all__ = ["BringUpContract"]
 
@@ -172,7 +172,7 @@ class BringUpContract(Contract):
         with self.open(PAIR) as lab:
             for node in lab.nodes.values():
                 await node.exec(f"sleep {seconds} & setsid sleep {seconds} &", check=True)
-                assert await count_sleeping(node, seconds) == 2
+                await until_sleeping(node, seconds, 2)
             alpha = lab["alpha"]
         assert _sleeping_on_host(seconds) == 0
         with pytest.raises(BenchscaleError, match=r"alpha|lab"):

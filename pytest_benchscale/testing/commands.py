@@ -19,6 +19,7 @@ from pytest_benchscale.testing.base import (
     count_sleeping,
     requires,
     unique_seconds,
+    until_sleeping,
 )
 
 __all__ = ["CommandContract"]
@@ -227,6 +228,8 @@ class CommandContract(Contract):
         seconds = unique_seconds()
         result = await node.exec(f"sleep {seconds} & echo started; exit 3", timeout=20)
         assert (result.stdout, result.returncode) == ("started\n", 3)
+        await until_sleeping(node, seconds)
+        assert (await node.exec("true")).ok
         assert await count_sleeping(node, seconds) == 1
 
     async def test_a_background_child_does_not_leak_into_the_next_result(self, node: Node) -> None:

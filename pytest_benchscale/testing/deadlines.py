@@ -9,7 +9,13 @@ import pytest
 
 from pytest_benchscale.errors import CommandTimeout
 from pytest_benchscale.lab.node import Node
-from pytest_benchscale.testing.base import MIB, Contract, count_sleeping, unique_seconds
+from pytest_benchscale.testing.base import (
+    MIB,
+    Contract,
+    count_sleeping,
+    unique_seconds,
+    until_sleeping,
+)
 
 __all__ = ["DeadlineContract"]
 
@@ -59,7 +65,7 @@ class DeadlineContract(Contract):
         script = FAMILIES[family].format(seconds=seconds)
         task = asyncio.create_task(node.exec(script))
         async with asyncio.timeout(10):
-            while await count_sleeping(node, seconds) == 0:
+            while not await count_sleeping(node, seconds):
                 await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -97,6 +103,7 @@ class DeadlineContract(Contract):
     async def test_a_timeout_does_not_touch_other_commands(self, node: Node) -> None:
         daemon = unique_seconds()
         await node.exec(f"sleep {daemon} &", check=True)
+        await until_sleeping(node, daemon)
         bystander = asyncio.create_task(node.exec("sleep 1; echo done"))
         with pytest.raises(CommandTimeout):
             await node.exec(f"sleep {unique_seconds()} & wait", timeout=0.3)

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pytest_benchscale.lab.lab import Lab
-from pytest_benchscale.testing.base import Contract, count_sleeping, unique_seconds
+from pytest_benchscale.testing.base import Contract, count_sleeping, unique_seconds, until_sleeping
 
 __all__ = ["IsolationContract"]
 
@@ -28,7 +28,7 @@ class IsolationContract(Contract):
     async def test_a_node_does_not_see_the_processes_of_another(self, pair: Lab) -> None:
         seconds = unique_seconds()
         await pair["alpha"].exec(f"sleep {seconds} &", check=True)
-        assert await count_sleeping(pair["alpha"], seconds) == 1
+        await until_sleeping(pair["alpha"], seconds)
         assert await count_sleeping(pair["beta"], seconds) == 0
 
     async def test_a_node_cannot_signal_what_is_outside(self, pair: Lab) -> None:

@@ -19,6 +19,7 @@ from pytest_benchscale.testing.base import (
     needs_python,
     requires,
     unique_seconds,
+    until_sleeping,
 )
 
 __all__ = ["LifecycleContract"]
@@ -119,7 +120,7 @@ class LifecycleContract(Contract):
     async def test_restart_ends_every_process_and_keeps_files(self, mortal: Node) -> None:
         seconds = unique_seconds()
         await mortal.exec(f"sleep {seconds} & setsid sleep {seconds} & echo kept > /srv/keep")
-        assert await count_sleeping(mortal, seconds) == 2
+        await until_sleeping(mortal, seconds, 2)
         await mortal.restart()
         assert _status(mortal) is NodeStatus.RUNNING
         assert await count_sleeping(mortal, seconds) == 0
@@ -151,8 +152,7 @@ class LifecycleContract(Contract):
     async def test_a_command_in_flight_fails_when_its_node_is_killed(self, mortal: Node) -> None:
         seconds = unique_seconds()
         command = asyncio.create_task(mortal.exec(["sleep", seconds]))
-        while await count_sleeping(mortal, seconds) == 0:
-            await asyncio.sleep(0.02)
+        await until_sleeping(mortal, seconds)
         await mortal.kill()
         async with asyncio.timeout(20):
             with pytest.raises(BenchscaleError, match="mortal"):
@@ -162,8 +162,7 @@ class LifecycleContract(Contract):
     async def test_a_command_in_flight_ends_when_its_node_is_stopped(self, mortal: Node) -> None:
         seconds = unique_seconds()
         command = asyncio.create_task(mortal.exec(["sleep", seconds]))
-        while await count_sleeping(mortal, seconds) == 0:
-            await asyncio.sleep(0.02)
+        await until_sleeping(mortal, seconds)
         await mortal.stop()
         async with asyncio.timeout(20):
             (outcome,) = await asyncio.gather(command, return_exceptions=True)
@@ -187,6 +186,7 @@ class LifecycleContract(Contract):
     ) -> None:
         seconds = unique_seconds()
         await witness.exec(f"sleep {seconds} &", check=True)
+        await until_sleeping(witness, seconds)
         await mortal.kill()
         assert _status(witness) is NodeStatus.RUNNING
         assert await count_sleeping(witness, seconds) == 1
@@ -237,6 +237,7 @@ class LifecycleContract(Contract):
     async def test_pause_and_resume_keep_processes_addresses_and_files(self, mortal: Node) -> None:
         seconds = unique_seconds()
         await mortal.exec(f"sleep {seconds} & echo kept > /srv/keep", check=True)
+        await until_sleeping(mortal, seconds)
         before = (mortal.addresses, mortal.interfaces, await _kernel_devices(mortal))
         await mortal.pause()
         await mortal.resume()

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 import pytest
 
 from pytest_benchscale.backends.base import Capability
+from pytest_benchscale.errors import WaitTimeout
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.testing.base import MIB, PAIR, Contract, needs_python, requires
@@ -32,6 +33,23 @@ nodes:
   - {name: east, networks: [right]}
   - name: router
     networks: [{name: left, address: 10.231.1.1}, {name: right, address: 10.231.2.1}]
+"""
+
+LISTEN = """
+import socket
+listener = socket.socket(type=socket.SOCK_DGRAM)
+listener.bind(("", 7300))
+print("listening", flush=True)
+while True:
+    print(listener.recv(100).decode(), flush=True)
+"""
+
+BROADCAST = """
+import socket, sys
+sender = socket.socket(type=socket.SOCK_DGRAM)
+sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[1].encode())
+sender.sendto(sys.argv[2].encode(), ("255.255.255.255", 7300))
 """
 
 UNROUTED = "192.0.2.1"  # RFC 5737: documentation, belongs to nobody
@@ -125,6 +143,24 @@ class NetworkContract(Contract):
             async with self.serve(campus[server], 7200):
                 assert await self.connects(campus[server], campus[server].address, 7200)
                 assert not await self.connects(campus[client], campus[server].address, 7200)
+
+    @needs_python
+    async def test_a_broadcast_stays_on_its_network(self, campus: Lab) -> None:
+        async def broadcast(name: str, network: str) -> None:
+            device = campus[name].interfaces[network]
+            await campus[name].exec(self.program(BROADCAST, device, name), check=True)
+
+        listener = self.program(LISTEN)
+        beta, gamma = campus["beta"].process(listener), campus["gamma"].process(listener)
+        async with beta, gamma:
+            await beta.wait_for_line("listening", timeout=10)
+            await gamma.wait_for_line("listening", timeout=10)
+            await broadcast("alpha", "lan")
+            await beta.wait_for_line("alpha", timeout=10)
+            await broadcast("beta", "wan")
+            await gamma.wait_for_line("beta", timeout=10)
+            with pytest.raises(WaitTimeout):
+                await gamma.wait_for_line("alpha", timeout=0)
 
     @needs_python
     async def test_a_node_on_two_networks_does_not_join_them(self, campus: Lab) -> None:

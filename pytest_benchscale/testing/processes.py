@@ -9,7 +9,13 @@ import pytest
 
 from pytest_benchscale.errors import BenchscaleError, WaitTimeout
 from pytest_benchscale.lab.node import Node
-from pytest_benchscale.testing.base import MIB, Contract, count_sleeping, unique_seconds
+from pytest_benchscale.testing.base import (
+    MIB,
+    Contract,
+    count_sleeping,
+    unique_seconds,
+    until_sleeping,
+)
 
 __all__ = ["ProcessContract"]
 
@@ -103,7 +109,7 @@ class ProcessContract(Contract):
         script = f"setsid sleep {seconds} & sleep {seconds} & echo up; sleep {seconds}"
         async with node.process(script) as process:
             await process.wait_for_line("up", timeout=10)
-            assert await count_sleeping(node, seconds) >= 2
+            await until_sleeping(node, seconds, 3)
         assert await count_sleeping(node, seconds) == 0
 
     async def test_leaving_by_an_exception_ends_it_too(self, node: Node) -> None:

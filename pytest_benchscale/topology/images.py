@@ -141,7 +141,7 @@ def _what_to_do(image: str, backend: str) -> str:
         return (
             f"`local` runs this machine's own root, or a root file system of yours: say "
             f"--benchscale-image {image}=host if this machine will do, or {image}=./rootfs.tar; "
-            "or choose a backend that has images, --benchscale-backend docker"
+            "or choose a backend that has images of its own"
         )
     if backend == "ssh":
         return "the machine is there already: leave `image` out"

@@ -83,7 +83,7 @@ class FakeBackend:
 
     name: ClassVar[str] = "fake"
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.PAUSE, Capability.STOP, Capability.MAIN_COMMAND, Capability.USERS}
+        {Capability.PAUSE, Capability.STOP, Capability.USERS}
     )
     script: ClassVar[Script] = Script()
 
@@ -119,8 +119,7 @@ class FakeBackend:
     async def create_node(self, plan: NodePlan) -> NodeInfo:
         node = self.script.nodes[self._lab, plan.name] = FakeNode(plan)
         await self.script.step("create_node", plan.name)
-        if plan.spec.command:
-            node.log += f"{' '.join(plan.spec.command)}\n"
+        node.start()
         return node.info()
 
     async def start_node(self, name: str) -> NodeInfo:
@@ -139,11 +138,11 @@ class FakeBackend:
 
     async def pause_node(self, name: str) -> None:
         await self.script.step("pause_node", name)
-        self._node(name).status = NodeStatus.PAUSED
+        self._node(name).pause()
 
     async def resume_node(self, name: str) -> None:
         await self.script.step("resume_node", name)
-        self._node(name).status = NodeStatus.RUNNING
+        self._node(name).resume()
 
     async def delete_node(self, name: str) -> None:
         await self.script.step("delete_node", name)

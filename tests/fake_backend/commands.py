@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
+import re
 import signal
 from collections.abc import Awaitable, Callable
 
@@ -31,8 +31,9 @@ async def _exit(job: Job, arguments: list[str]) -> int:
     raise Exit(int(arguments[0]) if arguments else int(job.env.get("?", "0")))
 
 
-async def _sleep(_: Job, arguments: list[str]) -> None:
+async def _sleep(job: Job, arguments: list[str]) -> None:
     await asyncio.sleep(float(arguments[0]))
+    await job.node.awake.wait()
 
 
 async def _test(job: Job, arguments: list[str]) -> int:
@@ -49,7 +50,7 @@ async def _test(job: Job, arguments: list[str]) -> int:
             truth = job.node.files.exists(job.path(path)) and not job.node.files.is_dir(path)
         case [left, "=", right]:
             truth = left == right
-        case [word]:
+        case ["-n", word] | [word]:
             truth = bool(word)
         case _:
             return await job.complain(f"test: {words}: not understood here", 2)
@@ -71,6 +72,12 @@ async def _rm(job: Job, arguments: list[str]) -> None:
     for name in arguments:
         if not name.startswith("-"):
             job.node.files.remove(job.path(name))
+
+
+async def _mv(job: Job, arguments: list[str]) -> None:
+    source, target = map(job.path, arguments)
+    job.node.files.write(target, job.node.files.read(source))
+    job.node.files.remove(source)
 
 
 async def _touch(job: Job, arguments: list[str]) -> None:
@@ -110,8 +117,13 @@ async def _trap(job: Job, arguments: list[str]) -> None:
 
 
 async def _printf(job: Job, arguments: list[str]) -> None:
-    text = arguments[0].encode().replace(b"%s", b" ".join(map(str.encode, arguments[1:])))
-    await job.out(codecs.escape_decode(text)[0])
+    text = arguments[0].replace("%s", " ".join(arguments[1:])).encode()
+    escapes = {b"n": b"\n", b"t": b"\t", b"\\": b"\\"}
+
+    def unescaped(match: re.Match[bytes]) -> bytes:
+        return escapes.get(match[1]) or bytes([int(match[1], 8)])
+
+    await job.out(re.sub(rb"\\([0-7]{1,3}|[nt\\])", unescaped, text))
 
 
 async def _head(job: Job, arguments: list[str]) -> None:
@@ -221,6 +233,7 @@ COMMANDS: dict[str, Callable[[Job, list[str]], Awaitable[int | None]]] = {
     "log": _log,
     "ls": _ls,
     "mkdir": _mkdir,
+    "mv": _mv,
     "printf": _printf,
     "pwd": _pwd,
     "readlink": _readlink,
@@ -232,5 +245,6 @@ COMMANDS: dict[str, Callable[[Job, list[str]], Awaitable[int | None]]] = {
     "touch": _touch,
     "trap": _trap,
     "true": _nothing,
+    "uname": _hostname,
     "wait": _wait,
 }

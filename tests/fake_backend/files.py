@@ -114,8 +114,7 @@ class Files:
 
     def link(self, path: str) -> str | None:
         """Return the target of a symbolic link, None for anything else."""
-        place = posixpath.join(self.resolve(posixpath.dirname(path)), posixpath.basename(path))
-        entry = self.entries.get(place)
+        entry = self.entries.get(self._entry(path))
         return entry.link if entry else None
 
     def symlink(self, path: str, target: str) -> None:
@@ -151,7 +150,7 @@ class Files:
 
     def take(self, remote: str, local: Path) -> None:
         """Copy out, by the rules of `cp -a`."""
-        place = posixpath.normpath(remote)
+        place = self._entry(remote)
         if place not in self.entries:
             raise _error(errno.ENOENT, remote)
         self._take(place, local / posixpath.basename(place) if local.is_dir() else local)
@@ -168,6 +167,11 @@ class Files:
         else:
             local.write_bytes(entry.data)
         local.chmod(entry.mode)
+
+    def _entry(self, path: str) -> str:
+        """Return a path with every link resolved but the last."""
+        path = path.rstrip("/")
+        return posixpath.join(self.resolve(posixpath.dirname(path)), posixpath.basename(path))
 
     def _place(self, path: str) -> str:
         """Return where a path leads, if something can be created there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import itertools
+import re
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
 from pytest_benchscale.errors import NodeDied
 from pytest_benchscale.transports.base import Command
 from tests.fake_backend.files import Files
-from tests.fake_backend.job import Exit, Job
+from tests.fake_backend.job import Exit, Job, Write
 from tests.fake_backend.shell import run_argv
 
 __all__ = ["FakeNode", "FakeTransport"]
@@ -38,6 +39,8 @@ class FakeNode:
         self.reason: str | None = None
         self.tasks: set[asyncio.Task[int]] = set()
         self.ended = asyncio.Event()
+        self.awake = asyncio.Event()  # not set: paused, and every command stands still
+        self.awake.set()
         self.processes: dict[int, tuple[str, ...]] = {}
         self._pids = itertools.count(100)
 
@@ -66,8 +69,9 @@ class FakeNode:
 
     def read(self, path: str) -> bytes:
         """Read a file; the kernel's tables of sockets are made up on the spot."""
-        if path.endswith("/cmdline") and path.startswith("/proc/"):
-            return b"\0".join(map(str.encode, self.processes[int(path.split("/")[2])])) + b"\0"
+        if listed := re.fullmatch(r"/proc/(\d+)/cmdline", path):
+            argv = self.processes.get(int(listed[1]), ())
+            return b"".join(word.encode() + b"\0" for word in argv)
         table = path.removeprefix("/proc/net/")
         if table not in _STATES:
             return self.files.read(path)
@@ -84,6 +88,7 @@ class FakeNode:
 
     def end(self, status: NodeStatus, reason: str | None = None) -> None:
         self.status, self.reason = status, reason
+        self.awake.set()
         for task in self.tasks:
             task.cancel()
         self.ended.set()
@@ -93,6 +98,14 @@ class FakeNode:
         self.tasks.clear()
         self.ended = asyncio.Event()
 
+    def pause(self) -> None:
+        self.status = NodeStatus.PAUSED
+        self.awake.clear()
+
+    def resume(self) -> None:
+        self.status = NodeStatus.RUNNING
+        self.awake.set()
+
 
 class _Pipe:
     """An output stream: its writer waits when it is too far ahead."""
@@ -100,32 +113,34 @@ class _Pipe:
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque()
         self._size = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._closed = False
 
+    def close(self) -> None:
+        self._closed = True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def write(self, data: bytes) -> None:
-        if not data:
-            return
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._size < _BUFFER or self._closed)
+        while self._size >= _BUFFER and not self._closed:
+            await self._changed.wait()
+        if data:
             self._chunks.append(data)
             self._size += len(data)
-            self._changed.notify_all()
-
-    async def close(self) -> None:
-        async with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+            self._tell()
 
     async def receive(self) -> bytes:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._chunks or self._closed)
-            if not self._chunks:
+        while not self._chunks:
+            if self._closed:
                 raise anyio.EndOfStream
-            data = self._chunks.popleft()
-            self._size -= len(data)
-            self._changed.notify_all()
-            return data
+            await self._changed.wait()
+        data = self._chunks.popleft()
+        self._size -= len(data)
+        self._tell()
+        return data
 
 
 class _Stdin:
@@ -175,14 +190,23 @@ class _Running:
             cwd=command.cwd or "/",
             user=command.user or "root",
             read=self.stdin.read if self.stdin else _nothing,
-            out=self.stdout.write,
-            err=self.stderr.write,
+            out=self._held(self.stdout),
+            err=self._held(self.stderr),
         )
         self._task = asyncio.create_task(self._run(command.argv))
+        self._task.add_done_callback(self._over)
         node.tasks.add(self._task)
+
+    def _held(self, pipe: _Pipe) -> Write:
+        async def write(data: bytes) -> None:
+            await self._node.awake.wait()
+            await pipe.write(data)
+
+        return write
 
     async def _run(self, argv: tuple[str, ...]) -> int:
         try:
+            await self._node.awake.wait()
             if not self._node.files.is_dir(self._job.cwd):
                 return await self._job.complain(f"{self._job.cwd}: no such directory", 126)
             if not self._job.user.isdigit() and self._job.user not in {"root", "nobody"}:
@@ -194,11 +218,13 @@ class _Running:
             if self._node_ended.is_set():
                 raise
             return -(self._signal or signal.SIGKILL)
-        finally:
-            await self.stdout.close()
-            await self.stderr.close()
-            if self.stdin:
-                self.stdin.broken.set()
+
+    def _over(self, _: asyncio.Task[int]) -> None:
+        """Close the streams; also when the task was cancelled before it began."""
+        self.stdout.close()
+        self.stderr.close()
+        if self.stdin:
+            self.stdin.broken.set()
 
     async def wait(self) -> int:
         try:

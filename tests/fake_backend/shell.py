@@ -32,7 +32,8 @@ async def run_argv(job: Job, argv: tuple[str, ...]) -> int:
         if arguments[:1] != ["-c"]:
             return await job.complain("sh: only sh -c COMMAND is here", 2)
         try:
-            return await _Parser(arguments[1]).run(job)
+            with job.node.process(argv):
+                return await _Parser(arguments[1]).run(job)
         except Exit as exc:
             return exc.code
     command = COMMANDS.get(name.removeprefix("/bin/"))

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pytest_benchscale import marks, reporting
+from pytest_benchscale.backends import registry
+from pytest_benchscale.lab import pool, session, sync
+from pytest_benchscale.topology import loader
 from tests.plugin import recording
+
+IMPORTED = (marks, reporting, pool, session, sync, loader)
+"""What a run imports; pytester would otherwise make each run in this process import it anew."""
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -84,5 +91,6 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
 def suite(pytester, monkeypatch):
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setattr(registry, "names", registry.names)  # what `recording.only` changes
     yield Suite(pytester)
     recording.unregister()

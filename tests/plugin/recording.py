@@ -89,3 +89,8 @@ def register(events):
 def unregister():
     for name in NAMES:
         registry.unregister(name)
+
+
+def only(name):
+    """Leave one backend to choose from."""
+    registry.names = lambda: (name,)

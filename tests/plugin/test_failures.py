@@ -140,17 +140,29 @@ class TestErrorsInTests:
 
             def test_cause(lab):
                 lab.sync["server"].read_text("/none")
+
+            def test_context(lab):
+                try:
+                    lab.sync["server"].exec("exit 9", check=True)
+                finally:
+                    assert 1 == 2
             """
         )
         result = suite.run()
-        result.assert_outcomes(failed=2)
-        result.stdout.fnmatch_lines(
-            ["*exit code 1 on node 'server'*", "*exit code 1 on node 'client'*", "E *: /none"]
+        result.assert_outcomes(failed=3)
+        result.stdout.fnmatch_lines_random(
+            [
+                "*exit code 1 on node 'server'*",
+                "*exit code 1 on node 'client'*",
+                "E *: /none",
+                "E *exit code 9 on node 'server'*",
+                "E *assert 1 == 2",
+            ]
         )
         text = str(result.stdout)
         assert "portal.py" not in text
         assert "direct cause" not in text
-        assert "during handling" not in text.lower()
+        assert text.lower().count("during handling") == 1  # of the test's own finally
 
     def test_full_trace_shows_everything(self, suite):
         suite.makepyfile(

@@ -321,6 +321,18 @@ def test_a_suite_may_build_on_the_fixture_by_overriding_it(suite):
     suite.run().assert_outcomes(passed=1)
 
 
+def test_setup_plan_shows_the_lab_and_does_not_build_it(suite):
+    suite.makepyfile(MARKED)
+    suite.run("--setup-plan").stdout.fnmatch_lines(["SETUP * S lab*", "TEARDOWN S lab*"])
+    assert suite.events() == []
+
+
+def test_the_fixture_is_documented(suite):
+    suite.run("--fixtures").stdout.fnmatch_lines(
+        ["lab [[]session scope]*", "*The lab of the test's topology*"]
+    )
+
+
 def test_marks_of_other_plugins_are_left_alone(suite):
     suite.makepyfile(
         """
@@ -358,10 +370,14 @@ def test_the_fixture_without_a_mark_says_which_mark_is_missing(suite):
         @pytest.mark.topology("t0")
         def test_foreign(lab):
             pass
+
+        @pytest.mark.parametrize("lab", ["lan.yaml"], indirect=True)
+        def test_parametrised(lab):
+            pass
         """
     )
     result = suite.run()
-    result.assert_outcomes(errors=2)
+    result.assert_outcomes(errors=3)
     result.stdout.fnmatch_lines(
         [
             '*needs a topology: mark the test*@pytest.mark.topology("simple-lan.yaml")',

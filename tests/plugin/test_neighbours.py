@@ -60,7 +60,7 @@ class TestXdist:
         suite.makepyfile(TWO_FILES.format(name="lan", node="client"))
         result = suite.run("-n2")
         result.assert_outcomes(passed=3)
-        assert str(result.stdout).count("lan runs on ") == 1
+        assert str(result.stdout).count("benchscale: lan on local ") == 1
 
     def test_a_lab_that_cannot_be_kept_fails_in_the_workers(self, suite):
         suite.makepyfile(TWO_FILES.format(name="lan", node="client"))
@@ -98,7 +98,7 @@ class TestTimeout:
                 assert lab.sync["server"].exec("echo hi").stdout == "hi\\n"
             """
         )
-        result = suite.run_subprocess(timeout=30)
+        result = suite.run()
         result.assert_outcomes(failed=2, passed=1)
         result.stdout.fnmatch_lines(["*Timeout*0.3s*"])
         assert suite.events() == ["open lan", "close lan"]
@@ -118,7 +118,7 @@ class TestTimeout:
                 pass
             """
         )
-        result = suite.run_subprocess(timeout=30)
+        result = suite.run()
         assert result.ret != 0
         assert suite.events()[:2] == ["open lan", "close lan"]
 
@@ -155,7 +155,7 @@ def test_testinfra_checks_hosts_beside_labs(suite):
             assert host.file("/").is_directory
         """
     )
-    result = suite.run_subprocess("-v", timeout=60)
+    result = suite.run("-v")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines_random(["*::test_both[[]local] PASSED*"])
 

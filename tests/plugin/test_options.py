@@ -90,7 +90,7 @@ class TestBackend:
         result = suite.run()
         result.assert_outcomes(passed=1)
         result.stdout.fnmatch_lines(
-            ["collected 1 item", "benchscale: lan runs on *: the cheapest that can run*"]
+            ["collected 1 item", "benchscale: lan on local *: the cheapest that can run*"]
         )
         assert "benchscale:" not in str(suite.run("-q").stdout)
 
@@ -108,12 +108,34 @@ class TestBackend:
         suite.run("--collect-only").stdout.fnmatch_lines(["*<Function test_it>*"])
         assert suite.events("probe") == []
 
+    def test_topologies_of_one_choice_share_a_line(self, suite):
+        suite.makeini("")
+        suite.makepyfile(SHOW_BACKEND.replace('"lan.yaml"', '"lan.yaml", "wan.yaml"'))
+        suite.run().stdout.fnmatch_lines(["benchscale: lan, wan on local *: the cheapest *"])
+
+    def test_auto_that_finds_nothing_says_so_and_the_tests_tell_why(self, suite):
+        suite.makeini("")
+        suite.makeconftest(suite.CONFTEST + "recording.only('absent')\n")
+        suite.makepyfile(SHOW_BACKEND)
+        result = suite.run()
+        result.assert_outcomes(errors=1)
+        result.stdout.fnmatch_lines(
+            [
+                "benchscale: lan: backend 'auto' is not usable: no backend can run *",
+                "absent: its daemon does not answer (start the daemon)",
+            ]
+        )
+        result = suite.run("--benchscale-missing=skip")
+        result.assert_outcomes(skipped=1)
+
     def test_what_is_declared_and_not_enforced_is_said_after_collection(self, suite):
         (suite.path / "own.yaml").write_text(
             "metadata: {name: big}\nnodes: [{name: a, memory_mb: 64}]\n"
         )
         suite.makepyfile(SHOW_BACKEND.replace("lan.yaml", "own.yaml"))
-        suite.run().stdout.fnmatch_lines(["benchscale: big on fake: memory limits *"])
+        suite.run().stdout.fnmatch_lines(
+            ["benchscale: big on fake: memory limits are not enforced"]
+        )
 
 
 class TestMissing:

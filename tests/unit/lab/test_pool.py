@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Literal
 
@@ -137,3 +139,28 @@ def test_an_interrupted_build_leaves_nothing_and_may_be_tried_again(
     assert script.is_clean
     script.failures.clear()
     assert pool.acquire(ONE, "fake").is_up
+
+
+def _press_ctrl_c_after(seconds: float) -> None:
+    main = threading.main_thread().ident
+    assert main
+    threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGINT)).start()
+
+
+def test_ctrl_c_while_a_lab_comes_up_rolls_it_back(pool: Pool, script: Script) -> None:
+    script.delay("create_node", 30)
+    _press_ctrl_c_after(0.1)
+    with pytest.raises(KeyboardInterrupt):
+        pool.acquire(ONE, "fake")
+    assert script.cancelled == ["create_node a"]
+    assert script.is_clean
+    assert pool.current is None
+
+
+def test_ctrl_c_while_a_lab_goes_down_lets_it_go_down(pool: Pool, script: Script) -> None:
+    lab = pool.acquire(ONE, "fake")
+    script.delay("delete_node", 0.3)
+    _press_ctrl_c_after(0.1)
+    with pytest.raises(KeyboardInterrupt):
+        pool.release(lab)
+    assert script.is_clean

@@ -70,9 +70,11 @@ def test_an_unknown_name_is_an_error_with_a_suggestion() -> None:
         registry.get("doker")
 
 
-def test_a_backend_of_ours_that_is_not_there_tells_its_extra() -> None:
-    with pytest.raises(BackendUnavailable, match=r"pip install 'pytest-benchscale\[libvirt\]'"):
-        registry.get("libvirt")
+def test_a_backend_that_nothing_brings_says_what_there_is() -> None:
+    _add("one")
+    _add("two")
+    with pytest.raises(BackendUnavailable, match="use one of one, two, or install the package"):
+        registry.get("zebra")
 
 
 def test_an_entry_point_that_cannot_be_imported_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def test_the_user_decides_over_the_catalogue(image, backend, overrides, referenc
     ("image", "backend", "message"),
     [
         ("ubuntu", "local", "--benchscale-image ubuntu=host"),
-        ("debian-12", "local", "--benchscale-backend docker"),
+        ("debian-12", "local", "backend that has images"),
         ("ubuntu-22.04-cloudimg", "docker", "did you mean ubuntu-22.04?"),
         ("debain-12", "libvirt", "did you mean debian-12?"),
         ("alpine", "libvirt", "--benchscale-image alpine=URL-OR-PATH"),

@@ -9,7 +9,7 @@ from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.topology.model import NodeSpec, Topology
 from pytest_benchscale.topology.presets import effective_conditions
 
-__all__ = ["Need", "conditions_needed", "unmet"]
+__all__ = ["Need", "conditions_needed", "mentions_conditions", "unmet"]
 
 
 class Need(NamedTuple):
@@ -40,7 +40,7 @@ def unmet(topology: Topology, capabilities: Collection[Capability]) -> list[Need
 
 def conditions_needed(topology: Topology) -> Need | None:
     """Return where a topology first declares conditions that would change anything."""
-    if not _mentions_conditions(topology):
+    if not mentions_conditions(topology):
         return None
     for node in topology.nodes:
         for attachment in node.networks:
@@ -48,6 +48,14 @@ def conditions_needed(topology: Topology) -> Need | None:
                 where = f"node {node.name!r} on network {attachment.name!r}"
                 return Need(Capability.CONDITIONS, where)
     return None
+
+
+def mentions_conditions(topology: Topology) -> bool:
+    """Return whether a topology says anything at all about the quality of its links."""
+    return any(network.preset or network.conditions for network in topology.networks) or any(
+        node.network_conditions or any(item.network_conditions for item in node.networks)
+        for node in topology.nodes
+    )
 
 
 def _needs(topology: Topology) -> Iterator[Need]:
@@ -62,10 +70,3 @@ def _node_needs(node: NodeSpec) -> Iterator[Need]:
     for key, capability in _NODE_KEYS.items():
         if getattr(node, key):
             yield Need(capability, f"node {node.name!r}: {key}")
-
-
-def _mentions_conditions(topology: Topology) -> bool:
-    return any(network.preset or network.conditions for network in topology.networks) or any(
-        node.network_conditions or any(item.network_conditions for item in node.networks)
-        for node in topology.nodes
-    )

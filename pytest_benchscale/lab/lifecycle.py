@@ -94,7 +94,7 @@ class Lifecycle:
             if info.status is wanted:
                 return
             if info.status in {NodeStatus.STOPPED, NodeStatus.DEAD}:
-                machine.require_running(info, step)
+                await machine.require_running(info, step)
             await self._change(step, work)
             await machine.refresh()
 

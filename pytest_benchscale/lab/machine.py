@@ -102,7 +102,7 @@ class Machine:
             )
         return self.info
 
-    def way_in(self, step: str) -> Transport:
+    async def way_in(self, step: str) -> Transport:
         """Return the way into the running node.
 
         Raises:
@@ -110,18 +110,19 @@ class Machine:
             NodeDied: it is dead.
         """
         __tracebackhide__ = True
-        self.require_running(self.existing(step), step)
+        await self.require_running(self.existing(step), step)
         if self._transport is None:
             self._transport = self.context.backend.transport(self.name)
         return self._transport
 
-    def require_running(self, info: NodeInfo, step: str) -> None:
+    async def require_running(self, info: NodeInfo, step: str) -> None:
         """Raise the error that says why nothing can be done in the node now, if so."""
         __tracebackhide__ = True
         if info.status is NodeStatus.RUNNING:
             return
         if info.status is NodeStatus.DEAD:
-            raise NodeDied(self.name, info.reason or "it is not running any more")
+            reason = info.reason or "it is not running any more"
+            raise NodeDied(self.name, reason, details=last_lines(await self.logs()))
         cure = "resume" if info.status is NodeStatus.PAUSED else "start"
         raise LabError(
             f"node {self.name!r} is {info.status}: no {step} possible",
@@ -137,11 +138,7 @@ class Machine:
             NodeDied, LabError: it does not.
         """
         __tracebackhide__ = True
-        info = await self.refresh()
-        if info.status is NodeStatus.DEAD:
-            reason = info.reason or "it is not running any more"
-            raise NodeDied(self.name, reason, details=last_lines(await self.logs()))
-        self.require_running(info, "waiting")
+        await self.require_running(await self.refresh(), "waiting")
 
     async def explain(self, death: NodeDied, step: str) -> BenchscaleError:
         """Return what to tell about a node that ended under our hands, with the end of its log."""
@@ -169,7 +166,7 @@ class Machine:
         """Start a command that nobody waits for here."""
         self._require_user(command)
         try:
-            return await self.way_in(step).start(command, stdin=stdin)
+            return await (await self.way_in(step)).start(command, stdin=stdin)
         except NodeDied as exc:
             raise await self.explain(exc, step) from None
 
@@ -189,7 +186,7 @@ class Machine:
         """
         __tracebackhide__ = True
         self._require_user(command)
-        transport = self.way_in("exec")
+        transport = await self.way_in("exec")
         begun, started = time.perf_counter(), time.time()
         ending = "cancelled"
         result = ExecResult(shown, 0, b"", b"", 0.0, self.name)
@@ -218,7 +215,7 @@ class Machine:
 
     async def write(self, path: str, data: bytes, mode: int | None) -> None:
         """Create or replace a file, with the directories above it."""
-        transport = self.way_in("write")
+        transport = await self.way_in("write")
         try:
             await transport.write_bytes(path, data, mode)
         except FileNotFoundError:

@@ -157,7 +157,8 @@ class Node:
         __tracebackhide__ = True
         source, target = Path(local), node_path(remote)
         self._require_source(source)
-        work = self._machine.way_in("put").put(source, target)
+        transport = await self._machine.way_in("put")
+        work = transport.put(source, target)
         await self._machine.file_work(work, "put", f"{source} -> {target}")
 
     @on_portal
@@ -170,7 +171,8 @@ class Node:
         __tracebackhide__ = True
         source, target = node_path(remote), Path(local)
         self._require_parent(target)
-        work = self._machine.way_in("get").get(source, target)
+        transport = await self._machine.way_in("get")
+        work = transport.get(source, target)
         await self._machine.file_work(work, "get", f"{source} -> {target}")
 
     @on_portal
@@ -178,7 +180,8 @@ class Node:
         """Return the content of a file in the node."""
         __tracebackhide__ = True
         remote = node_path(path)
-        work = self._machine.way_in("read").read_bytes(remote)
+        transport = await self._machine.way_in("read")
+        work = transport.read_bytes(remote)
         return await self._machine.file_work(work, "read", remote)
 
     async def read_text(self, path: str | PurePath, encoding: str = "utf-8") -> str:

@@ -7,6 +7,7 @@ import re
 import uuid
 
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NetworkPlan, NodePlan
+from pytest_benchscale.backends.requirements import mentions_conditions
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.routing import Routing
 from pytest_benchscale.topology import images
@@ -14,7 +15,7 @@ from pytest_benchscale.topology.addressing import assign
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.topology.presets import effective_conditions
 
-__all__ = ["build_plan", "declares_conditions", "hostname_of", "mac_of", "new_lab_id"]
+__all__ = ["build_plan", "hostname_of", "mac_of", "new_lab_id"]
 
 _LABEL = "[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"  # RFC 1123, and the underscore in use
 _HOSTNAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
@@ -38,7 +39,7 @@ def build_plan(
     lab_id = lab_id or new_lab_id()
     addressing = assign(topology, options.taken)
     routing = Routing(topology, addressing)
-    conditions = options.conditions == "enforce" and declares_conditions(topology)
+    conditions = options.conditions == "enforce" and mentions_conditions(topology)
     return LabPlan(
         lab_id=lab_id,
         name=topology.name,
@@ -81,14 +82,6 @@ def build_plan(
             for node in topology.nodes
         ),
         timeout_scale=options.timeout_scale,
-    )
-
-
-def declares_conditions(topology: Topology) -> bool:
-    """Return whether a topology says anything at all about the quality of its links."""
-    return any(network.preset or network.conditions for network in topology.networks) or any(
-        node.network_conditions or any(item.network_conditions for item in node.networks)
-        for node in topology.nodes
     )
 
 

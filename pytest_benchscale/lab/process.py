@@ -11,7 +11,7 @@ from typing import Self
 
 import anyio
 
-from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied, WaitTimeout
+from pytest_benchscale.errors import LabError, NodeDied, WaitTimeout
 from pytest_benchscale.lab.history import CommandRecord
 from pytest_benchscale.lab.lines import LineLog, LineStream
 from pytest_benchscale.lab.machine import Machine
@@ -252,7 +252,7 @@ class Process:
             self._returncode = await running.wait()
         except NodeDied as exc:
             self._failure = await self._machine.explain(exc, "process")
-        except (OSError, BenchscaleError, anyio.BrokenResourceError) as exc:
+        except Exception as exc:  # noqa: BLE001  `wait` raises it
             self._failure = exc
         finally:
             self._ended.set()

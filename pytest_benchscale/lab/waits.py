@@ -39,7 +39,7 @@ async def for_port(
         raise ValueError(f"a protocol is 'tcp' or 'udp', not {protocol!r}")
 
     async def look() -> tuple[bool | None, str]:
-        ports = await _listening_ports(machine.way_in("wait_for_port"), protocol)
+        ports = await _listening_ports(await machine.way_in("wait_for_port"), protocol)
         listed = ", ".join(map(str, sorted(ports))) or "nothing"
         return port in ports or None, f"listening on {protocol}: {listed}"
 

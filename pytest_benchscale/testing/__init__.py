@@ -14,8 +14,8 @@ Class attributes say what the suite cannot know:
     python          the Python in that image, for the tests of traffic ("python3");
                     None: it has none, and these tests are skipped
     lacking         capabilities that the backend declares but does not have on this machine
-    known_failures  test name -> reason. Such a test is expected to fail, and one that begins to
-                    pass fails the run until it is taken off the list
+    known_failures  test name, or `name[case]`, -> reason. Such a test is expected to fail, and
+                    one that begins to pass fails the run until it is taken off the list
 
 What a backend cannot do at all belongs into its `capabilities`: the tests of a capability that is
 missing there prove that asking for it raises `NotSupported`, naming backend and capability.

@@ -84,12 +84,12 @@ class Contract:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Mark the known failures: a test that begins to pass must be taken off the list."""
         super().__init_subclass__(**kwargs)
-        for name, reason in cls.__dict__.get("known_failures", {}).items():
-            inherited = getattr(cls, name, None)
-            if not isinstance(inherited, types.FunctionType):
-                raise TypeError(f"{cls.__name__}.known_failures names no test: {name!r}")
-            xfail = pytest.mark.xfail(reason=reason, strict=True)
-            setattr(cls, name, xfail(_copy(inherited)))
+        for known, reason in cls.__dict__.get("known_failures", {}).items():
+            name, _, case = known.removesuffix("]").partition("[")
+            test = getattr(cls, name, None)
+            if not isinstance(test, types.FunctionType) or (case and case not in _cases(test)):
+                raise TypeError(f"{cls.__name__}.known_failures names no test: {known!r}")
+            setattr(cls, name, _expected_to_fail(test, case, reason))
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -234,19 +234,36 @@ async def until_sleeping(node: Node, seconds: str, count: int = 1) -> None:
             await asyncio.sleep(0.02)
 
 
-def _copy(function: types.FunctionType) -> types.FunctionType:
-    """Copy a test, so that a mark on the copy does not reach the other backends."""
+def _expected_to_fail(test: types.FunctionType, case: str, reason: str) -> types.FunctionType:
+    """Return a copy of a test, or of one case of it, that is marked; the original stays as it is."""
     copy = types.FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
+        test.__code__, test.__globals__, test.__name__, test.__defaults__, test.__closure__
     )
-    copy.__kwdefaults__ = function.__kwdefaults__
-    copy.__dict__.update(function.__dict__)
-    copy.__annotations__ = function.__annotations__
+    copy.__kwdefaults__ = test.__kwdefaults__
+    copy.__annotations__ = test.__annotations__
+    copy.__dict__.update(test.__dict__)
+    xfail = pytest.mark.xfail(reason=reason, strict=True)
+    marks: list[pytest.Mark] = test.__dict__.get("pytestmark", [])
+    if case:
+        copy.__dict__["pytestmark"] = [_mark_case(mark, case, xfail) for mark in marks]
+    else:
+        copy.__dict__["pytestmark"] = [*marks, xfail.mark]
     return copy
+
+
+def _cases(test: types.FunctionType) -> list[object]:
+    """Return the values that a test is parametrised with."""
+    marks: list[pytest.Mark] = test.__dict__.get("pytestmark", [])
+    return [value for mark in marks if mark.name == "parametrize" for value in mark.args[1]]
+
+
+def _mark_case(mark: pytest.Mark, case: str, xfail: pytest.MarkDecorator) -> pytest.Mark:
+    """Return a parametrize mark with one more mark on one of its cases."""
+    if mark.name != "parametrize":
+        return mark
+    names, values = mark.args
+    marked = [pytest.param(value, marks=xfail) if value == case else value for value in values]
+    return pytest.mark.parametrize(names, marked).mark
 
 
 _numbers = itertools.count(1)

@@ -66,6 +66,7 @@ class DeadlineContract(Contract):
         task = asyncio.create_task(node.exec(script))
         async with asyncio.timeout(10):
             while not await count_sleeping(node, seconds):
+                assert not task.done()
                 await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -16,9 +16,9 @@ __all__ = ["WaitContract"]
 class WaitContract(Contract):
     """Waiting for a node to be as wanted."""
 
-    async def test_what_is_so_already_is_not_waited_for(self, node: Node) -> None:
+    async def test_what_is_so_already_is_not_waited_for(self, node: Node, inside: str) -> None:
         async with asyncio.timeout(10):
-            await node.wait_for_file("/etc/passwd", timeout=60)
+            await node.wait_for_file(inside, timeout=60)
             await node.wait_for_exec("true", timeout=60)
 
     async def test_a_file_that_appears_is_seen(self, node: Node, inside: str) -> None:

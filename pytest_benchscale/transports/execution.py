@@ -114,14 +114,16 @@ class _Exchange:
 
     async def attend(self, running: RunningCommand) -> None:
         """Feed the command and read from it until it has ended."""
-        errors = asyncio.create_task(self.stderr.fill(running.stderr))
-        self._tasks.append(errors)
+        readers = [
+            asyncio.create_task(self.stdout.fill(running.stdout)),
+            asyncio.create_task(self.stderr.fill(running.stderr)),
+        ]
+        self._tasks += readers
         if self.stdin is not None and running.stdin is not None:
             self._tasks.append(asyncio.create_task(_feed(running.stdin, self.stdin)))
-        await self.stdout.fill(running.stdout)
-        await errors
+        await asyncio.gather(*readers)
         self.returncode = await running.wait()
-        if len(self._tasks) > 1:  # it may have ended without reading all of its input
+        if self.stdin is not None:  # it may have ended without reading all of it
             for result in await self._stop_tasks():
                 if isinstance(result, Exception):
                     raise result

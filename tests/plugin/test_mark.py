@@ -333,6 +333,23 @@ def test_the_fixture_is_documented(suite):
     )
 
 
+def test_a_run_without_marks_imports_nothing_but_the_plugin(suite):
+    suite.makeini("")
+    suite.makeconftest("")
+    suite.makepyfile(
+        """
+        import sys
+
+        def test_it():
+            assert {name for name in sys.modules if name.startswith("pytest_benchscale")} == {
+                "pytest_benchscale", "pytest_benchscale.plugin", "pytest_benchscale.marks"
+            }
+            assert "pydantic" not in sys.modules
+        """
+    )
+    suite.run_subprocess(timeout=30).assert_outcomes(passed=1)
+
+
 def test_marks_of_other_plugins_are_left_alone(suite):
     suite.makepyfile(
         """

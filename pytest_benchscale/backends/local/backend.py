@@ -29,8 +29,14 @@ from pytest_benchscale.backends.local.diagnosis import explain
 from pytest_benchscale.backends.local.internet import Uplink
 from pytest_benchscale.backends.local.lab_process import LabProcess
 from pytest_benchscale.backends.local.limits import Limits
-from pytest_benchscale.backends.local.spec import has_internet, node_spec, reasons_against
+from pytest_benchscale.backends.local.spec import (
+    has_internet,
+    hosts_file,
+    node_spec,
+    reasons_against,
+)
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
+from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
 from pytest_benchscale.transports.namespace.channel import Message
@@ -91,6 +97,7 @@ class LocalBackend:
         self._plan: LabPlan | None = None
         self._networks: dict[str, tuple[NetworkInfo, int]] = {}
         self._nodes: dict[str, _LocalNode] = {}
+        self._hosts: tuple[Mapping[str, tuple[IpAddress, ...]], str] | None = None
         self._made = 0
 
     async def probe(self) -> str:
@@ -137,9 +144,9 @@ class LocalBackend:
         return info
 
     async def delete_network(self, name: str) -> None:
-        """Delete the bridge."""
+        """Delete the bridge, unless the lab's end will: the kernel takes 50 ms for it otherwise."""
         info, _ = self._networks.pop(name, (None, 0))
-        if info is not None and not self._is_gone:
+        if info is not None and self._nodes and not self._is_gone:
             await self._ask("delete_link", "network", name, name=info.bridge)
 
     async def create_node(self, plan: NodePlan) -> NodeInfo:
@@ -251,7 +258,7 @@ class LocalBackend:
         bridges = {name: index for name, (_, index) in self._networks.items()}
         links = [_link_name(node, i) for i in range(len(plan.interfaces))]
         try:
-            spec = node_spec(plan, lab, bridges, links)
+            spec = node_spec(plan, lab, bridges, links, self._hosts_file(plan.hosts))
             await self._ask("start", "create", plan.name, (theirs.fileno(), node.log), spec=spec)
         except BaseException:
             self._let_go(node)
@@ -269,6 +276,12 @@ class LocalBackend:
             self._let_go(node)
             raise self._could_not_start(node)
         return node.info()
+
+    def _hosts_file(self, hosts: Mapping[str, tuple[IpAddress, ...]]) -> str:
+        """Return the text of /etc/hosts; nodes that share the mapping share the text."""
+        if self._hosts is None or self._hosts[0] is not hosts:
+            self._hosts = hosts, hosts_file(hosts)
+        return self._hosts[1]
 
     async def _settle_network(self, node: _LocalNode) -> None:
         """Have the holder keep the node's network, so that it outlives a stop; connect it outside."""

@@ -123,6 +123,7 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
 def _mount_root(spec: dict[str, Any], around: Surroundings, *, protect_machine: bool) -> str:
     root = rootfs.mount_layers(around.layout, around.directory)
     system.mount_proc(root, protect_machine=protect_machine)
+    system.mount_dev(root)
     if spec["first"]:
         system.write_names(root, spec["hostname"], spec["hosts"], spec["resolver"])
     for volume in spec["volumes"]:

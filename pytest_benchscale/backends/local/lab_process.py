@@ -57,7 +57,8 @@ class LabProcess:
         ours, theirs = channel.pair()
         source = str(Path(pytest_benchscale.__file__).parent.parent)
         mode = "overlay" if overlay else "no-overlay"
-        argv = [sys.executable, "-I", "-S", "-c", _BOOT, source]
+        argv = [sys.executable, "-I", "-S", *(["-B"] if sys.dont_write_bytecode else [])]
+        argv += ["-c", _BOOT, source]
         argv += [str(theirs.fileno()), str(os.getpid()), mode]
         try:
             # Blocks for the 2 ms of a vfork; in this thread, whose end is then the lab's end too.

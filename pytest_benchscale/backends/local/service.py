@@ -103,7 +103,7 @@ class Service:
     def _on_kill(self, message: channel.Message, _descriptors: list[int]) -> None:
         """End a command with all its descendants, and say so only when they are gone."""
         pid = self._pid_of(message["id"])
-        left = self._kill_tree(pid, message["marker"])
+        left = self._kill_tree(pid, message["marker"], message["pipes"])
         self._send({"reply": message["request"], "left": left})
 
     def _on_open(self, message: channel.Message, _descriptors: list[int]) -> None:
@@ -147,10 +147,10 @@ class Service:
     def _pid_of(self, number: int) -> int | None:
         return next((pid for pid, running in self._running.items() if running == number), None)
 
-    def _kill_tree(self, pid: int | None, marker: str) -> int:
+    def _kill_tree(self, pid: int | None, marker: str, pipes: list[int]) -> int:
         deadline = time.monotonic() + _KILL_SECONDS
         while True:
-            family = spawn.family(pid, marker)
+            family = spawn.family(pid, marker, pipes)
             for member in family:
                 try:
                     os.kill(member, signal.SIGKILL)

@@ -7,6 +7,7 @@ is no Python installation to import from.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -192,16 +193,19 @@ def living() -> list[int]:
     return [pid for pid, (_, _, state) in _processes().items() if pid != 1 and state != "Z"]
 
 
-def family(pid: int | None, marker: str) -> set[int]:
+def family(pid: int | None, marker: str, pipes: list[int]) -> set[int]:
     """Return the living processes that belong to a command.
 
-    They are the command and its descendants, whatever is in its session, and whatever carries its
-    marker in the environment: that is what a daemon still has after it has left the other two.
+    They are the command and its descendants, whatever is in its session, and what a daemon still
+    has after it has left these two: the marker in the environment, or one of the command's pipes.
     """
     processes = _processes()
     found = {pid} & processes.keys() if pid is not None else set()
     wanted = f"{MARKER}={marker}".encode()
-    found |= {one for one in processes if one != 1 and wanted in _environment(one)}
+    links = {f"pipe:[{inode}]" for inode in pipes}
+    for one in processes:
+        if one != 1 and (wanted in _environment(one) or links & _open_files(one)):
+            found.add(one)
     size = -1
     while size != len(found):
         size = len(found)
@@ -225,6 +229,17 @@ def _processes() -> dict[int, tuple[int, int, str]]:
             continue
         processes[int(name)] = (int(fields[1]), int(fields[3]), fields[0].decode())
     return processes
+
+
+def _open_files(pid: int) -> set[str]:
+    links = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                links.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        pass  # it is gone
+    return links
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -12,9 +12,10 @@ from pytest_benchscale.backends.base import LabPlan, NodePlan
 from pytest_benchscale.backends.local import internet
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology import images as catalogue
+from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
-__all__ = ["HOST", "has_internet", "node_spec", "reasons_against"]
+__all__ = ["HOST", "has_internet", "hosts_file", "node_spec", "reasons_against"]
 
 HOST = "host"  # the image that is this machine's own root
 
@@ -58,12 +59,12 @@ def has_internet(plan: NodePlan, lab: LabPlan) -> bool:
 
 
 def node_spec(
-    plan: NodePlan, lab: LabPlan, bridges: Mapping[str, int], links: Sequence[str]
+    plan: NodePlan, lab: LabPlan, bridges: Mapping[str, int], links: Sequence[str], hosts: str
 ) -> dict[str, Any]:
     """Return everything that a node's init needs, as JSON types.
 
     `bridges` maps networks to interface indexes in the lab's namespace; `links` names the veth ends
-    there, one for each of the plan's interfaces.
+    there, one for each of the plan's interfaces; `hosts` is the text of /etc/hosts.
 
     Raises:
         LabError: the image or a volume's source is not there.
@@ -77,7 +78,7 @@ def node_spec(
     return {
         "name": plan.name,
         "hostname": plan.hostname,
-        "hosts": _hosts_file(plan),
+        "hosts": hosts,
         "resolver": f"nameserver {internet.NAME_SERVER}\n" if outside else _NO_RESOLVER,
         "image": _image_path(plan, lab),
         "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
@@ -105,8 +106,9 @@ def node_spec(
     }
 
 
-def _hosts_file(plan: NodePlan) -> str:
-    lines = [f"{address} {name}" for name, addresses in plan.hosts.items() for address in addresses]
+def hosts_file(hosts: Mapping[str, tuple[IpAddress, ...]]) -> str:
+    """Return the text of /etc/hosts for the addresses by which a node reaches the others."""
+    lines = [f"{address} {name}" for name, addresses in hosts.items() for address in addresses]
     return _LOCALHOST + "\n".join(lines) + "\n"
 
 

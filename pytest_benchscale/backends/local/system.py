@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from pytest_benchscale.backends.local.rootfs import bind_read_only
 from pytest_benchscale.transports.namespace.linux import (
@@ -13,6 +14,7 @@ from pytest_benchscale.transports.namespace.linux import (
     MS_NOSUID,
     MS_RDONLY,
     MS_REC,
+    MS_REMOUNT,
     mount,
     pivot_root,
     umount,
@@ -29,10 +31,8 @@ _DEVICE_LINKS = {
 }
 # Entries of /proc that are the whole machine's. The kernel asks for the user id there, not for a
 # capability, so a user namespace does not protect them from the machine's root.
-_PROC_READ_ONLY = ("sysrq-trigger", "irq", "bus", "acpi", "scsi", "asound", "fs")
+_PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "acpi", "scsi", "asound", "fs")
 _PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
-# All of /proc/sys is the machine's except the part that belongs to the network namespace.
-_SYSCTL_READ_ONLY = ("abi", "debug", "dev", "fs", "kernel", "sunrpc", "vm")
 
 
 def mount_proc(root: str, *, protect_machine: bool) -> None:
@@ -42,19 +42,49 @@ def mount_proc(root: str, *, protect_machine: bool) -> None:
     mount("proc", proc, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if not protect_machine:
         return
-    protected = [f"{proc}/{name}" for name in _PROC_READ_ONLY]
-    protected += [f"{proc}/sys/{name}" for name in _SYSCTL_READ_ONLY]
-    for path in protected:
-        if os.path.exists(path):
-            bind_read_only(path, path)
+    for name in _PROC_READ_ONLY:
+        if os.path.exists(f"{proc}/{name}"):
+            bind_read_only(f"{proc}/{name}", f"{proc}/{name}")
+    # Of /proc/sys this part belongs to the network namespace, and so to the node.
+    mount(f"{proc}/sys/net", f"{proc}/sys/net", None, MS_BIND)
+    flags = MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC
+    mount(None, f"{proc}/sys/net", None, flags)
     for name in _PROC_HIDDEN:
         if os.path.exists(f"{proc}/{name}"):
             mount("/dev/null", f"{proc}/{name}", None, MS_BIND)
 
 
+def mount_dev(root: str) -> None:
+    """Mount a /dev with the devices that any program may expect.
+
+    Device nodes work where the machine's root makes them; elsewhere the machine's own are shown.
+    """
+    dev = f"{root}/dev"
+    os.makedirs(dev, exist_ok=True)
+    mount("tmpfs", dev, "tmpfs", MS_NOSUID, "mode=755")
+    os.mkdir(f"{dev}/net")
+    for name in (*_DEVICES, *_OPTIONAL_DEVICES):
+        if os.path.exists(f"/dev/{name}"):
+            _add_device(f"/dev/{name}", f"{dev}/{name}")
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{dev}/{name}")
+    os.mkdir(f"{dev}/shm")
+    os.mkdir(f"{dev}/pts")
+
+
+def _add_device(device: str, path: str) -> None:
+    status = os.stat(device)
+    try:
+        os.mknod(path, status.st_mode, status.st_rdev)
+        os.chmod(path, stat.S_IMODE(status.st_mode))  # which the umask took from it
+    except PermissionError:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o666))
+        mount(device, path, None, MS_BIND)
+
+
 def mount_own_directories(root: str) -> None:
-    """Mount /sys, /dev, /run and /tmp. Called inside the node's network and user namespaces."""
-    for name in ("sys", "dev", "run", "tmp"):
+    """Mount /sys, /run, /tmp and what is in /dev, inside the node's network and user namespaces."""
+    for name in ("sys", "run", "tmp"):
         os.makedirs(f"{root}/{name}", exist_ok=True)
     read_only = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
     try:
@@ -62,32 +92,13 @@ def mount_own_directories(root: str) -> None:
     except PermissionError:
         # Refused where the surrounding container hides part of its own /sys.
         mount("tmpfs", f"{root}/sys", "tmpfs", read_only, "mode=555")
-    mount("tmpfs", f"{root}/dev", "tmpfs", MS_NOSUID, "mode=755")
-    _fill_dev(f"{root}/dev")
+    mount("tmpfs", f"{root}/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    options = "newinstance,ptmxmode=0666,mode=0620"
+    mount("devpts", f"{root}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
     mount("tmpfs", f"{root}/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     os.mkdir(f"{root}/run/lock", 0o1777)
     os.chmod(f"{root}/run/lock", 0o1777)  # noqa: S103 - sticky, as on any machine
     mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
-
-
-def _fill_dev(dev: str) -> None:
-    for name in (*_DEVICES, *_OPTIONAL_DEVICES):
-        if os.path.exists(f"/dev/{name}"):
-            os.makedirs(os.path.dirname(f"{dev}/{name}"), exist_ok=True)
-            os.close(os.open(f"{dev}/{name}", os.O_CREAT | os.O_WRONLY, 0o666))
-            mount(f"/dev/{name}", f"{dev}/{name}", None, MS_BIND)
-    for name, target in _DEVICE_LINKS.items():
-        os.symlink(target, f"{dev}/{name}")
-    os.mkdir(f"{dev}/shm")
-    mount("tmpfs", f"{dev}/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
-    os.mkdir(f"{dev}/pts")
-    mount(
-        "devpts",
-        f"{dev}/pts",
-        "devpts",
-        MS_NOSUID | MS_NOEXEC,
-        "newinstance,ptmxmode=0666,mode=0620",
-    )
 
 
 def write_names(root: str, hostname: str, hosts: str, resolver: str) -> None:

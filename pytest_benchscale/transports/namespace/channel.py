@@ -57,14 +57,15 @@ def _send_packet(sock: socket.socket, packet: bytes, descriptors: Sequence[int])
     sock.sendmsg([packet], ancillary, socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
+def receive(sock: socket.socket, *, wait: bool = True) -> tuple[Message, list[int]] | None:
     """Receive one message and its descriptors (closed on exec); None: the other end is closed.
 
     Raises:
-        BlockingIOError: the socket is non-blocking and there is none.
+        BlockingIOError: there is none, and the socket is non-blocking or we are not to wait.
     """
+    flags = socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
     packet, ancillary, _flags, _address = sock.recvmsg(
-        _PACKET_BYTES + 1, socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4), socket.MSG_CMSG_CLOEXEC
+        _PACKET_BYTES + 1, socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4), flags
     )
     descriptors: list[int] = []
     for level, kind, data in ancillary:

@@ -35,6 +35,8 @@ class NamespaceCommand:
         self._transport = transport
         self._number = number
         self._marker = marker
+        # A pipe has the same inode at both ends: whoever holds ours belongs to the command.
+        self._pipes = [os.fstat(fd).st_ino for fd in pipes if fd >= 0]
         self.stdout = PipeReader(pipes[0])
         self.stderr = PipeReader(pipes[1])
         self.stdin = PipeWriter(pipes[2]) if pipes[2] >= 0 else None
@@ -53,7 +55,7 @@ class NamespaceCommand:
         """Kill the command and everything it started; return when they are gone."""
         try:
             answer, _ = await self._transport.request(
-                "kill", (), id=self._number, marker=self._marker
+                "kill", (), id=self._number, marker=self._marker, pipes=self._pipes
             )
         except NodeDied:
             return  # and with it everything in it

@@ -39,7 +39,7 @@ class Endpoint:
         self._turn = asyncio.Lock()
         self.closed = False
         sock.setblocking(False)  # noqa: FBT003 - the library's signature
-        self._loop.add_reader(sock, self._readable)
+        self._loop.add_reader(sock.fileno(), self._readable)
 
     async def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Send a message that has no answer.
@@ -80,7 +80,7 @@ class Endpoint:
         if self.closed:
             return
         self.closed = True
-        self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
         for future in self._pending.values():
             if not future.done():

@@ -185,12 +185,13 @@ async def test_a_call_on_a_dead_node_says_so_at_once(
     node: Node, script: Script, call: Callable[[Node], Awaitable[object]], portal: Portal
 ) -> None:
     async def die() -> None:
+        script.node("a").log = "so tired\n"
         script.node("a").die("of age")
 
     await portal.call(die)
-    with pytest.raises(NodeDied, match="node 'a' died: of age"):
+    with pytest.raises(NodeDied, match=r"node 'a' died: of age\nso tired"):
         await call(node)
-    with pytest.raises(NodeDied, match="node 'a' died: of age"):
+    with pytest.raises(NodeDied, match=r"node 'a' died: of age\nso tired"):
         await call(node)  # also once that is known
 
 

@@ -24,6 +24,7 @@ _PLACES = tuple(
     f"{path.parent}/" if path.name == "__init__.py" else str(path)
     for path in (Path(str(module.__file__)) for module in _MACHINERY)
 )
+_TESTS = f"{Path(__file__).parent / 'testing'}/"  # a suite for backends: what fails there is a test
 
 
 def give_up(outcome: Any, words: Callable[[pytest.Item], str]) -> NoReturn:
@@ -80,6 +81,7 @@ def _without_machinery(traceback: TracebackType | None) -> TracebackType | None:
         links.append(traceback)
         traceback = traceback.tb_next
     for link in reversed(links):
-        if not link.tb_frame.f_code.co_filename.startswith(_PLACES):
+        place = link.tb_frame.f_code.co_filename
+        if place.startswith(_TESTS) or not place.startswith(_PLACES):
             traceback = TracebackType(traceback, link.tb_frame, link.tb_lasti, link.tb_lineno)
     return traceback

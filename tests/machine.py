@@ -7,7 +7,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Snapshot", "difference", "wait_until_as_before"]
+__all__ = ["RUN", "Snapshot", "difference", "lab_processes", "wait_until_as_before"]
+
+# What a test run starts inherits this, so that it can tell its own processes from those of others.
+_MARK = "BENCHSCALE_TEST_RUN"
+RUN = {_MARK: f"{os.getpid()}-{os.urandom(4).hex()}"}
+os.environ.update(RUN)
+# In CI nobody else uses the machine: there, whatever is new is ours, with or without the mark.
+_ALONE = bool(os.environ.get("CI"))
 
 _OURS = "benchscale"
 _DIRECTORIES = ("/tmp", "/var/tmp", "/run", "/dev/shm")
@@ -27,10 +34,13 @@ class Snapshot:
 
     @classmethod
     def take(cls) -> Snapshot:
-        """Look at the whole machine, not only at what carries our name."""
+        """Look at the whole machine, not only at what carries our name.
+
+        Where others may be using this project at the same moment, their labs are left out.
+        """
         return cls(
-            processes=frozenset(_processes()),
-            namespaces=frozenset(_namespaces()),
+            processes=frozenset(f"{pid} {name}" for pid, name in lab_processes(everybodys=_ALONE)),
+            namespaces=frozenset(_namespaces() if _ALONE else ()),
             mounts=frozenset(Path("/proc/self/mountinfo").read_text().splitlines()),
             links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
             files=frozenset(_files()),
@@ -38,18 +48,22 @@ class Snapshot:
         )
 
 
-def _processes() -> list[str]:
-    """Every process that is a lab's, by name or by command line, zombies apart."""
+def lab_processes(*, everybodys: bool = False) -> list[tuple[int, str]]:
+    """Return number and name of the processes that hold labs, this run's or everybody's."""
     found = []
     for pid in _pids():
         try:
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
+            ours = (
+                everybodys
+                or f"{_MARK}={RUN[_MARK]}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+            )
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if state != "Z" and (name.startswith(_OURS) or b"backends.local" in arguments):
-            found.append(f"{pid} {name}")
+        if ours and state != "Z" and (name.startswith(_OURS) or b"backends.local" in arguments):
+            found.append((int(pid), name))
     return found
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
 from contextvars import Context
@@ -32,6 +34,8 @@ Ts = TypeVarTuple("Ts")
 
 CLEANUP_DEADLINE = 120.0
 """How long, in seconds, a cancelled caller waits for its work to clean up."""
+
+_LISTEN_INTERVAL = 0.2  # seconds
 
 
 class Portal:
@@ -112,10 +116,10 @@ class Portal:
         loop = self._loop or self._running_loop()
         try:
             self._submit(work, loop)
-            unfinished.acquire()
+            _await_release(unfinished, math.inf)
         except BaseException as exc:
             if _cancel(work, loop) and not work.done:
-                unfinished.acquire(timeout=self._cleanup_deadline)
+                _await_release(unfinished, self._cleanup_deadline)
             work.leave_note(exc)
             raise
         return work.result()
@@ -249,6 +253,18 @@ def _cancel(work: _Work[Any], loop: asyncio.AbstractEventLoop) -> bool:
     except RuntimeError:
         return False  # the portal's loop is closed: whatever ran there has ended
     return True
+
+
+def _await_release(lock: threading.Lock, timeout: float) -> None:
+    """Wait until a lock is released, with an ear for signals.
+
+    A signal that comes just before the wait begins does not end it: Python would run its handler
+    only afterwards. So it is begun anew several times a second.
+    """
+    end = time.monotonic() + timeout
+    while (left := end - time.monotonic()) > 0:
+        if lock.acquire(timeout=min(left, _LISTEN_INTERVAL)):
+            return
 
 
 def _waker(wake: Callable[[], None]) -> Callable[[], object]:

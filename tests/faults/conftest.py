@@ -26,8 +26,17 @@ def nothing_left() -> Iterator[Snapshot]:
 
 
 @pytest.fixture
-def as_nobody(tmp_path: Path) -> str:
-    """An interpreter for an ordinary user, who owns the test's directory."""
+def workplace() -> Iterator[Path]:
+    """A directory that another user may enter; pytest closes its own to them now and then."""
+    with tempfile.TemporaryDirectory(prefix="work-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture
+def as_nobody(workplace: Path) -> str:
+    """An interpreter for an ordinary user, who owns the workplace."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become somebody else")
     python = interpreter_for_nobody()
@@ -36,9 +45,5 @@ def as_nobody(tmp_path: Path) -> str:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    os.chown(tmp_path, NOBODY, NOBODY)
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory == Path(tempfile.gettempdir()):
-            break
-        directory.chmod(0o755)
+    os.chown(workplace, NOBODY, NOBODY)
     return python

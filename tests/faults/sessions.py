@@ -10,6 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.machine import RUN
+
 __all__ = ["NOBODY", "ROOT_OF_PROJECT", "interpreter_for_nobody", "start", "wait_for_output"]
 
 ROOT_OF_PROJECT = Path(__file__).parents[2]
@@ -31,6 +33,7 @@ def start(
         "HOME": str(cwd),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **RUN,
         **(env or {}),
     }
     return subprocess.Popen(

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_benchscale import Lab, NodeDied, Topology
 from tests.faults.sessions import start, wait_for_output
-from tests.machine import Snapshot, wait_until_as_before
+from tests.machine import Snapshot, lab_processes, wait_until_as_before
 
 PAIR = """
 metadata: {name: pair}
@@ -33,18 +33,18 @@ def test_it(lab):
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> list[str]:
-    (tmp_path / "pair.yaml").write_text(PAIR)
-    (tmp_path / "test_it.py").write_text(SESSION)
+def session(workplace: Path) -> list[str]:
+    (workplace / "pair.yaml").write_text(PAIR)
+    (workplace / "test_it.py").write_text(SESSION)
     return ["-m", "pytest", "-s", "-p", "no:cacheprovider", "--benchscale-backend=local", "."]
 
 
 def test_killing_pytest_in_a_test_leaves_nothing(
-    session: list[str], tmp_path: Path, nothing_left: Snapshot
+    session: list[str], workplace: Path, nothing_left: Snapshot
 ) -> None:
-    process = start(session, cwd=tmp_path)
+    process = start(session, cwd=workplace)
     wait_for_output(process, "BUSY")
-    assert len(Snapshot.take().processes - nothing_left.processes) >= 5
+    assert len(lab_processes()) >= 5
     process.kill()
     process.communicate()
     assert wait_until_as_before(nothing_left, seconds=5) == {}
@@ -52,9 +52,9 @@ def test_killing_pytest_in_a_test_leaves_nothing(
 
 @pytest.mark.parametrize("moment", range(8))
 def test_killing_pytest_while_it_brings_a_lab_up_leaves_nothing(
-    session: list[str], tmp_path: Path, nothing_left: Snapshot, moment: int
+    session: list[str], workplace: Path, nothing_left: Snapshot, moment: int
 ) -> None:
-    process = start(session, cwd=tmp_path)
+    process = start(session, cwd=workplace)
     wait_for_output(process, "test session starts")
     time.sleep(random.Random(moment).uniform(0.0, 0.5))
     process.kill()
@@ -63,9 +63,9 @@ def test_killing_pytest_while_it_brings_a_lab_up_leaves_nothing(
 
 
 def test_killing_pytest_of_an_ordinary_user_leaves_nothing(
-    session: list[str], tmp_path: Path, as_nobody: str, nothing_left: Snapshot
+    session: list[str], workplace: Path, as_nobody: str, nothing_left: Snapshot
 ) -> None:
-    process = start(session, cwd=tmp_path, python=as_nobody, user=65534)
+    process = start(session, cwd=workplace, python=as_nobody, user=65534)
     wait_for_output(process, "BUSY")
     process.kill()
     process.communicate()
@@ -74,19 +74,19 @@ def test_killing_pytest_of_an_ordinary_user_leaves_nothing(
 
 @pytest.mark.parametrize("moment", ["bring-up", "test", "teardown"])
 def test_ctrl_c_is_reported_and_leaves_nothing(
-    session: list[str], tmp_path: Path, nothing_left: Snapshot, moment: str
+    session: list[str], workplace: Path, nothing_left: Snapshot, moment: str
 ) -> None:
     if moment == "bring-up":
         slow = PAIR.replace("{name: two}", "{name: two, setup: ['sleep 60']}")
-        (tmp_path / "pair.yaml").write_text(slow)
+        (workplace / "pair.yaml").write_text(slow)
     if moment == "teardown":
         # A main command that ignores SIGTERM makes the teardown take its time.
         stubborn = "command: ['/bin/sh', '-c', 'trap \"\" TERM; while :; do sleep 1; done']"
-        (tmp_path / "pair.yaml").write_text(
+        (workplace / "pair.yaml").write_text(
             PAIR.replace("{name: two}", f"{{name: two, {stubborn}}}")
         )
-        (tmp_path / "test_it.py").write_text(SESSION.replace("1000, timeout", "0, timeout"))
-    process = start(session, cwd=tmp_path)
+        (workplace / "test_it.py").write_text(SESSION.replace("1000, timeout", "0, timeout"))
+    process = start(session, cwd=workplace)
     wait_for_output(process, "test session starts" if moment == "bring-up" else "BUSY")
     time.sleep({"bring-up": 1.5, "test": 0.3, "teardown": 0.05}[moment])
     process.send_signal(signal.SIGINT)
@@ -99,10 +99,8 @@ def test_ctrl_c_is_reported_and_leaves_nothing(
 
 def test_a_lab_whose_holder_is_killed_says_so_at_once(nothing_left: Snapshot) -> None:
     with Lab.open_sync(_pair(), backend="local") as lab:
-        for line in Snapshot.take().processes - nothing_left.processes:
-            pid, name = line.split(maxsplit=1)
-            if name == "benchscale-lab":
-                os.kill(int(pid), signal.SIGKILL)
+        (holder,) = (pid for pid, name in lab_processes() if name == "benchscale-lab")
+        os.kill(holder, signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(NodeDied, match="one"):
             lab.sync["one"].exec("sleep 30")
@@ -112,7 +110,7 @@ def test_a_lab_whose_holder_is_killed_says_so_at_once(nothing_left: Snapshot) ->
 def test_a_node_whose_init_is_killed_from_outside_is_dead_at_once(nothing_left: Snapshot) -> None:
     with Lab.open_sync(_pair(), backend="local") as lab:
         two = lab.sync["two"]
-        pid = _init_of(lab, "two", nothing_left)
+        pid = _init_of(lab, "two")
         process = two.process("sleep 100")
         with process as running:
             os.kill(pid, signal.SIGKILL)
@@ -143,11 +141,12 @@ def _pair() -> Topology:
     return Topology.from_dict({"metadata": {"name": "pair"}, "nodes": nodes})
 
 
-def _init_of(lab: Lab, node: str, before: Snapshot) -> int:
+def _init_of(lab: Lab, node: str) -> int:
     """Return the process, as this machine numbers it, that is the node's init."""
     wanted = lab.sync[node].exec("readlink /proc/1/ns/uts").stdout.strip()
-    for line in Snapshot.take().processes - before.processes:
-        pid = int(line.split()[0])
-        if os.readlink(f"/proc/{pid}/ns/uts") == wanted and "init" in line:
-            return pid
-    raise AssertionError(f"no process is the init of {node}")
+    (pid,) = (
+        pid
+        for pid, name in lab_processes()
+        if name == "benchscale-init" and os.readlink(f"/proc/{pid}/ns/uts") == wanted
+    )
+    return pid

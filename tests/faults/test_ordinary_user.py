@@ -9,15 +9,15 @@ from tests.machine import Snapshot
 
 
 def test_the_contract_holds_for_an_ordinary_user(
-    tmp_path: Path, as_nobody: str, nothing_left: Snapshot
+    workplace: Path, as_nobody: str, nothing_left: Snapshot
 ) -> None:
     """The same tests in a process of an ordinary user; theirs is the user namespace, too."""
     contract = ROOT_OF_PROJECT / "tests/contract"
     argv = ["-m", "pytest", "-q", "-c", str(ROOT_OF_PROJECT / "pyproject.toml")]
-    argv += [f"--rootdir={ROOT_OF_PROJECT}", f"--basetemp={tmp_path}/tests"]
+    argv += [f"--rootdir={ROOT_OF_PROJECT}", f"--basetemp={workplace}/tests"]
     argv += ["-p", "no:cacheprovider", "-p", "no:randomly"]
     argv += [str(contract / name) for name in ("test_local.py", "test_local_roots.py")]
-    process = start(argv, cwd=tmp_path, user=NOBODY, python=as_nobody)
+    process = start(argv, cwd=workplace, user=NOBODY, python=as_nobody)
     output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output[-8000:]
     assert " passed" in output

@@ -30,20 +30,20 @@ except BenchscaleError as error:
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> list[str]:
-    (tmp_path / "use_a_lab.py").write_text(USE_A_LAB)
+def program(workplace: Path) -> list[str]:
+    (workplace / "use_a_lab.py").write_text(USE_A_LAB)
     return ["use_a_lab.py", "2"]
 
 
 def test_switched_off_user_namespaces_are_named_with_their_sysctl(
-    program: list[str], tmp_path: Path, nothing_left: Snapshot
+    program: list[str], workplace: Path, nothing_left: Snapshot
 ) -> None:
     # The limit is each user namespace's own, so a new one can be without further ones.
     off = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT_OF_PROJECT), *sys.path[1:]])}
     result = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", off, "sh", sys.executable, *program],
-        cwd=tmp_path,
+        cwd=workplace,
         env=env,
         capture_output=True,
         text=True,
@@ -56,12 +56,12 @@ def test_switched_off_user_namespaces_are_named_with_their_sysctl(
 
 
 def test_too_few_processes_are_named_with_the_limit(
-    program: list[str], tmp_path: Path, as_nobody: str, nothing_left: Snapshot
+    program: list[str], workplace: Path, as_nobody: str, nothing_left: Snapshot
 ) -> None:
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NPROC, (20, 20)); "
     limited += "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
     argv = ["-c", limited, program[0], "60"]
-    process = start(argv, cwd=tmp_path, user=NOBODY, python=as_nobody)
+    process = start(argv, cwd=workplace, user=NOBODY, python=as_nobody)
     output, _ = process.communicate(timeout=60)
     assert "can start no further process" in output
     assert "ulimit -u" in output
@@ -69,17 +69,17 @@ def test_too_few_processes_are_named_with_the_limit(
 
 
 def test_no_tool_on_the_path_is_needed(
-    program: list[str], tmp_path: Path, nothing_left: Snapshot
+    program: list[str], workplace: Path, nothing_left: Snapshot
 ) -> None:
-    process = start(program, cwd=tmp_path, env={"PATH": "/nonexistent"})
+    process = start(program, cwd=workplace, env={"PATH": "/nonexistent"})
     output, _ = process.communicate(timeout=60)
     assert "names ['n0', 'n1']" in output
 
 
 def test_an_ordinary_user_gets_a_lab(
-    program: list[str], tmp_path: Path, as_nobody: str, nothing_left: Snapshot
+    program: list[str], workplace: Path, as_nobody: str, nothing_left: Snapshot
 ) -> None:
-    process = start(program, cwd=tmp_path, user=NOBODY, python=as_nobody)
+    process = start(program, cwd=workplace, user=NOBODY, python=as_nobody)
     output, _ = process.communicate(timeout=60)
     assert "names ['n0', 'n1']" in output
 
@@ -109,9 +109,9 @@ def test_a_kernel_that_refuses_overlays_gets_read_only_roots_and_writable_places
 
 
 def test_a_full_disk_under_a_node_is_an_error_with_the_file(
-    nothing_left: Snapshot, tmp_path: Path
+    nothing_left: Snapshot, workplace: Path
 ) -> None:
-    big = tmp_path / "big"
+    big = workplace / "big"
     big.write_bytes(bytes(4 << 20))
     topology = Topology.from_dict({"metadata": {"name": "x"}, "nodes": [{"name": "a"}]})
     with Lab.open_sync(topology, backend="local") as lab:

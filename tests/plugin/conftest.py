@@ -50,8 +50,9 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
     def __init__(self, pytester):
         self._pytester = pytester
         self.path = pytester.path
-        for name in ("makepyfile", "makefile", "makeini", "makeconftest", "mkdir"):
-            setattr(self, name, getattr(pytester, name))
+        self.makepyfile, self.makefile = pytester.makepyfile, pytester.makefile
+        self.makeini, self.makeconftest = pytester.makeini, pytester.makeconftest
+        self.mkdir = pytester.mkdir
         self.makeconftest(self.CONFTEST)
         self.makeini("[pytest]\nbenchscale_backend = fake\n")
         self.makefile(".yaml", lan=LAN, wan=WAN)

@@ -164,6 +164,22 @@ class TestErrorsInTests:
         assert "direct cause" not in text
         assert text.lower().count("during handling") == 1  # of the test's own finally
 
+    def test_the_tests_of_the_contract_suite_are_not_hidden(self, suite):
+        suite.makepyfile(
+            """
+            from pytest_benchscale import LabError, testing
+
+            def test_it():
+                raise LabError("it is broken")
+
+            test_it.__code__ = test_it.__code__.replace(co_filename=testing.__file__)
+            """
+        )
+        result = suite.run()
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["E *LabError: it is broken"])
+        assert "_pytest" not in str(result.stdout)
+
     def test_full_trace_shows_everything(self, suite):
         suite.makepyfile(
             """

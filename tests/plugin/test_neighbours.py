@@ -253,5 +253,5 @@ def test_pytest_randomly_shuffles_and_labs_stay_together(suite):
         test_lan=TWO_FILES.format(name="lan", node="client"),
         test_wan=TWO_FILES.format(name="wan", node="router"),
     )
-    suite.run_subprocess("-p", "randomly", timeout=60).assert_outcomes(passed=6)
+    suite.run("-p", "randomly").assert_outcomes(passed=6)
     assert sorted(suite.events()) == ["close lan", "close wan", "open lan", "open wan"]

@@ -81,7 +81,8 @@ def check_name(name: str) -> None:
         return
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    advice = f"use one of {', '.join(known)}, or install the package that brings {name!r}"
+    install = f"install the package that brings {name!r}"
+    advice = f"use one of {', '.join(known)}, or {install}" if known else install
     raise BackendUnavailable(name, f"there is no backend of that name{hint}", resolution=advice)
 
 

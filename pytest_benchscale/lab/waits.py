@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import anyio
 
-from pytest_benchscale.errors import CommandTimeout, WaitTimeout
+from pytest_benchscale.errors import CommandTimeout, NodeDied, WaitTimeout
 from pytest_benchscale.lab.arguments import check_timeout
 from pytest_benchscale.lab.machine import Machine, last_lines
 from pytest_benchscale.results import ExecResult
@@ -120,6 +120,8 @@ async def _until(
                 seen, state = await look()
             except OSError as exc:
                 seen, state = None, str(exc)
+            except NodeDied as exc:
+                raise await machine.explain(exc, f"waiting for {awaited}") from None
             if seen is not None:
                 return seen
             if anyio.current_time() >= end:

@@ -112,7 +112,7 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
     socket.sethostname(spec["hostname"])
     if hub is not None:
         step[0] = "network"
-        _set_sysctls(root, forward=spec["forwards"])
+        _set_sysctls(root, spec)
         _connect(spec, hub, namespace)
         hub.close()
     step[0] = "change of root"
@@ -121,11 +121,11 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
 
 
 def _mount_root(spec: dict[str, Any], around: Surroundings, *, protect_machine: bool) -> str:
-    root = rootfs.mount_layers(around.layout, around.directory)
+    # A node that lives again has these files, and perhaps has changed them.
+    etc = spec["etc"] if spec["first"] else {}
+    root = rootfs.mount_layers(around.layout, around.directory, etc)
     system.mount_proc(root, protect_machine=protect_machine)
     system.mount_dev(root)
-    if spec["first"]:
-        system.write_names(root, spec["hostname"], spec["hosts"], spec["resolver"])
     for volume in spec["volumes"]:
         system.bind_volume(volume["source"], root, volume["target"], read_only=volume["ro"])
     return root
@@ -154,13 +154,14 @@ def _connect(spec: dict[str, Any], hub: Netlink, namespace: int) -> None:
     own.close()
 
 
-def _set_sysctls(root: str, *, forward: bool) -> None:
-    for name in _NO_DAD:
-        _set_sysctl(root, name, "0")
+def _set_sysctls(root: str, spec: dict[str, Any]) -> None:
+    if any(":" in link["address"] for link in spec["links"]):
+        for name in _NO_DAD:
+            _set_sysctl(root, name, "0")
     for groups in _PING_GROUPS:
         if _set_sysctl(root, "net/ipv4/ping_group_range", groups):
             break
-    if forward:
+    if spec["forwards"]:
         for name in _FORWARDING:
             _set_sysctl(root, name, "1")
 

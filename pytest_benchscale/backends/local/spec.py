@@ -78,8 +78,11 @@ def node_spec(
     return {
         "name": plan.name,
         "hostname": plan.hostname,
-        "hosts": hosts,
-        "resolver": f"nameserver {internet.NAME_SERVER}\n" if outside else _NO_RESOLVER,
+        "etc": {
+            "hostname": f"{plan.hostname}\n",
+            "hosts": hosts,
+            "resolv.conf": f"nameserver {internet.NAME_SERVER}\n" if outside else _NO_RESOLVER,
+        },
         "image": _image_path(plan, lab),
         "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
         "command": list(plan.spec.command or ()),

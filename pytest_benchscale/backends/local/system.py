@@ -1,4 +1,4 @@
-"""What every node has of its own on top of its root: /proc, /sys, /dev, /run, /tmp and names."""
+"""What every node has of its own on top of its root: /proc, /sys, /dev, /run, /tmp, volumes."""
 
 from __future__ import annotations
 
@@ -99,23 +99,6 @@ def mount_own_directories(root: str) -> None:
     os.mkdir(f"{root}/run/lock", 0o1777)
     os.chmod(f"{root}/run/lock", 0o1777)  # noqa: S103 - sticky, as on any machine
     mount("tmpfs", f"{root}/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
-
-
-def write_names(root: str, hostname: str, hosts: str, resolver: str) -> None:
-    """Write /etc/hostname, /etc/hosts and /etc/resolv.conf as files of the node's own."""
-    os.makedirs(f"{root}/etc", exist_ok=True)
-    files = {
-        "hostname": hostname + "\n",
-        "hosts": hosts,
-        "resolv.conf": resolver,
-    }
-    for name, content in files.items():
-        path = f"{root}/etc/{name}"
-        # Not through what is there: it may be a symlink, a mount of the machine's, or not ours.
-        if os.path.lexists(path):
-            os.unlink(path)
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(content)
 
 
 def bind_volume(source: str, root: str, target: str, *, read_only: bool) -> None:

@@ -29,6 +29,7 @@ from pytest_benchscale.backends.local.diagnosis import explain
 from pytest_benchscale.backends.local.internet import Uplink
 from pytest_benchscale.backends.local.lab_process import LabProcess
 from pytest_benchscale.backends.local.limits import Limits
+from pytest_benchscale.backends.local.node import LocalNode, how_it_ended
 from pytest_benchscale.backends.local.spec import (
     has_internet,
     hosts_file,
@@ -58,33 +59,6 @@ _CAPABILITIES = frozenset(
 )
 
 
-class _LocalNode:
-    """A node as this side knows it."""
-
-    def __init__(self, plan: NodePlan, number: int) -> None:
-        self.plan = plan
-        self.number = number
-        self.status = NodeStatus.STOPPED
-        self.reason: str | None = None
-        self.transport: NamespaceTransport | None = None
-        # Whatever the main command writes; in memory, so that it outlives the node.
-        self.log = os.memfd_create("benchscale-log", os.MFD_CLOEXEC)
-        self.ready: anyio.Event = anyio.Event()
-        self.failure: Message | None = None
-        self.namespace = -1  # its network namespace, on the way to the holder
-        self.uplink: Uplink | None = None
-
-    def info(self) -> NodeInfo:
-        interfaces = self.plan.interfaces
-        return NodeInfo(
-            name=self.plan.name,
-            status=self.status,
-            addresses={one.network: one.address.ip for one in interfaces},
-            interfaces={one.network: one.device for one in interfaces},
-            reason=_reason(self) if self.status is NodeStatus.DEAD else None,
-        )
-
-
 class LocalBackend:
     """Nodes as Linux namespaces. `overlay=False` uses the fallback of a kernel without overlays."""
 
@@ -96,7 +70,7 @@ class LocalBackend:
         self._process: LabProcess | None = None
         self._plan: LabPlan | None = None
         self._networks: dict[str, tuple[NetworkInfo, int]] = {}
-        self._nodes: dict[str, _LocalNode] = {}
+        self._nodes: dict[str, LocalNode] = {}
         self._hosts: tuple[Mapping[str, tuple[IpAddress, ...]], str] | None = None
         self._made = 0
 
@@ -152,7 +126,7 @@ class LocalBackend:
     async def create_node(self, plan: NodePlan) -> NodeInfo:
         """Fork a node's init and wait until it has built the node."""
         self._made += 1
-        node = _LocalNode(plan, self._made)
+        node = LocalNode(plan, self._made)
         self._nodes[plan.name] = node
         return await self._start(node)
 
@@ -221,12 +195,12 @@ class LocalBackend:
 
     async def logs(self, name: str) -> str:
         """Return what the node's main command has written."""
-        return _read_log(self._node(name).log)
+        return self._node(name).read_log()
 
     async def links(self, name: str) -> Mapping[str, str]:
         """Return the veth ends on the bridges; they are in the lab's network namespace."""
         node = self._node(name)
-        return {one.network: _link_name(node, i) for i, one in enumerate(node.plan.interfaces)}
+        return {one.network: node.link_name(i) for i, one in enumerate(node.plan.interfaces)}
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""
@@ -244,7 +218,7 @@ class LocalBackend:
         for node in nodes.values():
             self._dispose(node)
 
-    async def _start(self, node: _LocalNode) -> NodeInfo:
+    async def _start(self, node: LocalNode) -> NodeInfo:
         plan, lab = node.plan, self._lab_plan()
         ours, theirs = channel.pair()
         node.ready, node.failure = anyio.Event(), None
@@ -253,10 +227,10 @@ class LocalBackend:
             ours,
             on_event=lambda message, fds: self._node_event(node, message, fds),
             on_close=lambda: self._node_lost(node),
-            why_ended=lambda: _reason(node),
+            why_ended=node.why,
         )
         bridges = {name: index for name, (_, index) in self._networks.items()}
-        links = [_link_name(node, i) for i in range(len(plan.interfaces))]
+        links = [node.link_name(i) for i in range(len(plan.interfaces))]
         try:
             spec = node_spec(plan, lab, bridges, links, self._hosts_file(plan.hosts))
             await self._ask("start", "create", plan.name, (theirs.fileno(), node.log), spec=spec)
@@ -283,7 +257,7 @@ class LocalBackend:
             self._hosts = hosts, hosts_file(hosts)
         return self._hosts[1]
 
-    async def _settle_network(self, node: _LocalNode) -> None:
+    async def _settle_network(self, node: LocalNode) -> None:
         """Have the holder keep the node's network, so that it outlives a stop; connect it outside."""
         namespace, node.namespace = node.namespace, -1
         if namespace < 0:
@@ -297,7 +271,7 @@ class LocalBackend:
         finally:
             os.close(namespace)
 
-    def _node_event(self, node: _LocalNode, message: Message, descriptors: list[int]) -> None:
+    def _node_event(self, node: LocalNode, message: Message, descriptors: list[int]) -> None:
         """Take what a node's init says of its own accord."""
         if "ready" in message:
             node.status, node.reason = NodeStatus.RUNNING, None
@@ -318,20 +292,20 @@ class LocalBackend:
             return
         self._node_lost(node)
         if node.status is NodeStatus.DEAD and node.reason is None:
-            node.reason = _how_it_ended(message["status"])
+            node.reason = how_it_ended(message["status"])
 
-    def _node_lost(self, node: _LocalNode) -> None:
+    def _node_lost(self, node: LocalNode) -> None:
         """Take note that a node's init is gone, asked for or not."""
         if node.status in (NodeStatus.RUNNING, NodeStatus.PAUSED):
             node.status = NodeStatus.DEAD
         node.ready.set()
 
-    def _could_not_start(self, node: _LocalNode) -> LabError:
+    def _could_not_start(self, node: LocalNode) -> LabError:
         name = node.plan.name
         if node.failure is None:
             reason = node.reason or "its first process ended, or gave no answer in time"
             brief = f"node {name!r} did not start: {reason}"
-            return LabError(brief, node=name, step="create", details=_read_log(node.log) or None)
+            return LabError(brief, node=name, step="create", details=node.read_log() or None)
         step, number, text = (node.failure[key] for key in ("failed", "errno", "text"))
         reason, resolution = explain(step, number, text)
         brief = f"node {name!r} did not start: {reason}"
@@ -363,18 +337,18 @@ class LocalBackend:
                 resolution=resolution,
             ) from error
 
-    def _dispose(self, node: _LocalNode) -> None:
+    def _dispose(self, node: LocalNode) -> None:
         self._let_go(node)
         os.close(node.log)
         if node.uplink is not None:
             node.uplink.close()
 
-    def _let_go(self, node: _LocalNode) -> None:
+    def _let_go(self, node: LocalNode) -> None:
         transport, node.transport = node.transport, None
         if transport is not None:
             transport.close()
 
-    def _node(self, name: str) -> _LocalNode:
+    def _node(self, name: str) -> LocalNode:
         try:
             return self._nodes[name]
         except KeyError:
@@ -383,30 +357,10 @@ class LocalBackend:
     def _transport(self, name: str) -> NamespaceTransport:
         node = self._node(name)
         if node.transport is None or node.status is NodeStatus.DEAD:
-            raise NodeDied(name, _reason(node))
+            raise NodeDied(name, node.why())
         return node.transport
 
     def _lab_plan(self) -> LabPlan:
         if self._plan is None:
             raise LabError("the lab is not open", step="create")
         return self._plan
-
-
-def _link_name(node: _LocalNode, index: int) -> str:
-    return f"v{node.number}.{index}"
-
-
-def _reason(node: _LocalNode) -> str:
-    if node.reason is None and node.status is NodeStatus.DEAD:
-        return "its first process was killed from outside"
-    return node.reason or f"it is {node.status}"
-
-
-def _how_it_ended(status: int) -> str:
-    if status < 0:
-        return f"its first process was killed by signal {-status}"
-    return f"its first process ended with exit code {status}"
-
-
-def _read_log(fd: int) -> str:
-    return os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")

@@ -16,6 +16,7 @@ import signal
 import socket
 
 from pytest_benchscale.backends.local import init, rootfs
+from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
@@ -55,9 +56,7 @@ class Holder:
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._user_namespace = _make_user_namespace() if privileged else None
         self._links = Netlink()
-        self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self._children = Children()
 
     def serve(self) -> NoReturn:
         """Answer requests until the other end is gone; never returns."""
@@ -66,10 +65,10 @@ class Holder:
         channel.send(self._control, {"ready": True})
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
-        poller.register(self._wakeup, select.POLLIN)
+        poller.register(self._children.wakeup, select.POLLIN)
         while True:
             for fd, _event in poller.poll():
-                if fd == self._wakeup:
+                if fd == self._children.wakeup:
                     self._reap()
                 elif not self._take_requests():
                     os._exit(0)
@@ -198,21 +197,10 @@ class Holder:
         return layout
 
     def _reap(self) -> None:
-        try:
-            while os.read(self._wakeup, 512):
-                pass
-        except BlockingIOError:
-            pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
+        for pid, status in self._children.reap():
             node = self._by_pid.pop(pid, None)
             if node is not None:
-                self._node_ended(node, os.waitstatus_to_exitcode(status))
+                self._node_ended(node, status)
 
     def _plug(self, node: _Node, *, up: bool) -> None:
         """Connect a node with its networks, or cut it off."""

@@ -15,11 +15,12 @@ import socket
 import time
 
 from pytest_benchscale.backends.local import spawn
+from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.transports.namespace import channel
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 _KILL_SECONDS = 5.0
 _ROOT_ENVIRONMENT = {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
@@ -35,9 +36,7 @@ class Service:
         self._main: int | None = None
         self._frozen = False
         self._postponed: list[tuple[channel.Message, list[int]]] = []
-        self._wakeup, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.signal(signal.SIGCHLD, _do_nothing)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        self._children = Children()
 
     def start_main(self, argv: list[str], output: int) -> None:
         """Start the node's main command; the node ends with it."""
@@ -51,10 +50,10 @@ class Service:
         """Answer requests until the node ends; never returns."""
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
-        poller.register(self._wakeup, select.POLLIN)
+        poller.register(self._children.wakeup, select.POLLIN)
         while True:
             for fd, _event in poller.poll():
-                if fd == self._wakeup:
+                if fd == self._children.wakeup:
                     self._reap()
                 elif not self._answer():
                     os._exit(0)
@@ -140,7 +139,7 @@ class Service:
         _signal_all(signal.SIGTERM)
         _signal_all(signal.SIGCONT)
         while spawn.living() and time.monotonic() < deadline:
-            select.select([self._wakeup], [], [], 0.02)
+            select.select([self._children.wakeup], [], [], 0.02)
             self._reap()
         os._exit(0)
 
@@ -158,25 +157,13 @@ class Service:
                     continue
             if not family or time.monotonic() > deadline:
                 return len(family)
-            select.select([self._wakeup], [], [], 0.01)
+            select.select([self._children.wakeup], [], [], 0.01)
             self._reap()
             if pid not in self._running:
                 pid = None  # its number may be used again
 
     def _reap(self) -> None:
-        try:
-            while os.read(self._wakeup, 512):
-                pass
-        except BlockingIOError:
-            pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
+        for pid, code in self._children.reap():
             if pid == self._main:
                 self._send({"ended": code})
                 os._exit(code if code >= 0 else 128 - code)
@@ -189,10 +176,6 @@ class Service:
             channel.send(self._sock, message, descriptors or ())
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)  # nobody is left to serve
-
-
-def _do_nothing(_signum: int, _frame: Any) -> None:
-    """Be a handler, so that the wake-up descriptor is written."""
 
 
 def _signal_all(signum: int) -> None:

@@ -1,0 +1,63 @@
+"""A node of the `local` backend as the event loop's side knows it."""
+
+from __future__ import annotations
+
+import os
+
+import anyio
+
+from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
+from pytest_benchscale.backends.local.internet import Uplink
+from pytest_benchscale.transports.namespace.channel import Message
+from pytest_benchscale.transports.namespace.client import NamespaceTransport
+
+__all__ = ["LocalNode", "how_it_ended"]
+
+
+class LocalNode:
+    """A node as this side knows it."""
+
+    def __init__(self, plan: NodePlan, number: int) -> None:
+        self.plan = plan
+        self.number = number
+        self.status = NodeStatus.STOPPED
+        self.reason: str | None = None
+        self.transport: NamespaceTransport | None = None
+        # Whatever the main command writes; in memory, so that it outlives the node.
+        self.log = os.memfd_create("benchscale-log", os.MFD_CLOEXEC)
+        self.ready: anyio.Event = anyio.Event()
+        self.failure: Message | None = None
+        self.namespace = -1  # its network namespace, on the way to the holder
+        self.uplink: Uplink | None = None
+
+    def info(self) -> NodeInfo:
+        """Return its state as the lab wants it."""
+        interfaces = self.plan.interfaces
+        return NodeInfo(
+            name=self.plan.name,
+            status=self.status,
+            addresses={one.network: one.address.ip for one in interfaces},
+            interfaces={one.network: one.device for one in interfaces},
+            reason=self.why() if self.status is NodeStatus.DEAD else None,
+        )
+
+    def why(self) -> str:
+        """Return why nothing can be done in the node now."""
+        if self.reason is None and self.status is NodeStatus.DEAD:
+            return "its first process was killed from outside"
+        return self.reason or f"it is {self.status}"
+
+    def link_name(self, index: int) -> str:
+        """Return the name of our end of one of its links."""
+        return f"v{self.number}.{index}"
+
+    def read_log(self) -> str:
+        """Return what its main command has written."""
+        return os.pread(self.log, os.fstat(self.log).st_size, 0).decode("utf-8", "replace")
+
+
+def how_it_ended(status: int) -> str:
+    """Return the end of a node's first process in words; a negative status is a signal."""
+    if status < 0:
+        return f"its first process was killed by signal {-status}"
+    return f"its first process ended with exit code {status}"

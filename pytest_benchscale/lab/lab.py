@@ -167,7 +167,6 @@ class Lab:
 
         return SyncLab(self)
 
-    @on_portal
     async def up(self) -> None:
         """Bring the lab up. Whatever ends it early, a failure or a cancellation, rolls it back.
 
@@ -176,6 +175,20 @@ class Lab:
             NotSupported: the topology needs what the backend does not have.
             LabError: a node or network failed; says which, in which step, with its last output.
         """
+        __tracebackhide__ = True
+        was_up = self._up
+        try:
+            await self._bring_up()
+        except BaseException:
+            if (
+                self._up and not was_up
+            ):  # the caller was cancelled on its way back, with everything done
+                with anyio.CancelScope(shield=True):
+                    await self.down()
+            raise
+
+    @on_portal
+    async def _bring_up(self) -> None:
         __tracebackhide__ = True
         async with self._turn:
             if self._plan is not None:

@@ -286,6 +286,15 @@ async def test_cancelling_at_any_moment_rolls_back(portal: Portal) -> None:
         assert script.is_clean
 
 
+async def test_a_second_bring_up_is_refused_and_leaves_the_lab_up(make_lab: MakeLab) -> None:
+    lab = make_lab("a")
+    await lab.up()
+    with pytest.raises(LabError, match="was up before"):
+        await lab.up()
+    assert lab.is_up
+    await lab.down()
+
+
 async def test_cancelling_twice_still_rolls_back(make_lab: MakeLab, script: Script) -> None:
     script.delay("create_node", 30)
     script.delay("delete_node", 0.05)

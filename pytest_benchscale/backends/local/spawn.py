@@ -12,12 +12,11 @@ import errno
 import os
 import signal
 
+from pytest_benchscale.transports.namespace.channel import MARKER
+
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
     from typing import NoReturn
-
-# Every command has this in its environment; it survives daemonising, which parentage does not.
-MARKER = "BENCHSCALE_EXEC"
 
 _NOT_FOUND, _CANNOT = 127, 126
 _RESET = [

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Message = dict[str, "Any"]
 
+# Every command has this in its environment; it survives daemonising, which parentage does not.
+MARKER = "BENCHSCALE_EXEC"
+
 # Below the smallest default of net.core.wmem_default, with room for the kernel's bookkeeping.
 _PACKET_BYTES = 64 * 1024
 _IN_MEMFD = b"M"

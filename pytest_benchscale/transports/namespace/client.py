@@ -15,13 +15,12 @@ import anyio
 from pytest_benchscale.errors import LabError, NodeDied
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.namespace import files
-from pytest_benchscale.transports.namespace.channel import Message
+from pytest_benchscale.transports.namespace.channel import MARKER, Message
 from pytest_benchscale.transports.namespace.endpoint import Endpoint
 from pytest_benchscale.transports.namespace.streams import PipeReader, PipeWriter
 
 __all__ = ["NamespaceTransport"]
 
-_MARKER = "BENCHSCALE_EXEC"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
@@ -132,7 +131,7 @@ class NamespaceTransport:
                     "op": "exec",
                     "id": number,
                     "argv": command.argv,
-                    "env": {**command.env, _MARKER: marker},
+                    "env": {**command.env, MARKER: marker},
                     "cwd": command.cwd,
                     "user": command.user,
                     "stdin": stdin,

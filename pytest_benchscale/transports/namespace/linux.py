@@ -1,7 +1,7 @@
 """The Linux system calls that the standard library of Python 3.11 lacks.
 
 Thin: each raises `OSError` with the kernel's errno and the path where there is one. Constants are
-those of the kernel's uapi headers (sched.h, mount.h, prctl.h, openat2.h).
+those of the kernel's uapi headers (sched.h, mount.h, prctl.h).
 """
 
 from __future__ import annotations
@@ -27,14 +27,8 @@ MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 
 PR_SET_PDEATHSIG = 1
-PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_IN_ROOT = 0x10
-
-# The same number on every architecture: openat2 came after the tables were unified.
-_SYS_OPENAT2 = 437
 # pivot_root has no wrapper in glibc; its number differs by architecture.
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "armv7l": 218, "ppc64le": 203}
 
@@ -48,14 +42,6 @@ _libc.mount.argtypes = (
 )
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.syscall.restype = ctypes.c_long
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
 
 
 def _checked(result: int, path: str | None = None) -> int:
@@ -106,16 +92,3 @@ def prctl(option: int, argument: int | bytes) -> None:
     """Set a property of the calling process (prctl(2))."""
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     _checked(_libc.prctl(option, value, 0, 0, 0))
-
-
-def openat2(directory: int, path: str, flags: int, mode: int = 0, *, resolve: int) -> int:
-    """Open a path with restricted resolution (openat2(2), Linux 5.6).
-
-    With RESOLVE_IN_ROOT the directory is the root: neither `..` nor an absolute symlink leaves it.
-    """
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    number = ctypes.c_long(_SYS_OPENAT2)
-    return _checked(
-        _libc.syscall(number, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)),
-        path,
-    )

@@ -5,6 +5,7 @@
     ├── BackendUnavailable   a backend cannot be used on this machine
     ├── NotSupported         a backend lacks a capability
     ├── LabError             a lab could not be brought up, used or torn down: node, step
+    │   └── SubnetTaken      a network's subnet is somebody else's: subnet
     ├── NodeDied             a node ended although nobody asked it to
     ├── CommandFailed        a checked command returned non-zero: result
     ├── CommandTimeout       a command outlived its deadline: the result so far
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
     from pytest_benchscale.results import ExecResult
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "NodeDied",
     "NotSupported",
     "Problem",
+    "SubnetTaken",
     "TopologyError",
     "WaitTimeout",
 ]
@@ -134,6 +138,18 @@ class LabError(BenchscaleError):
         super().__init__(brief, details=details, resolution=resolution)
         self.node = node
         self.step = step
+
+
+class SubnetTaken(LabError):
+    """A network cannot have its subnet, since `subnet` is in use by what `holder` tells."""
+
+    def __init__(self, network: str, subnet: IPv4Network | IPv6Network, holder: str) -> None:
+        super().__init__(
+            f"network {network!r} cannot have the subnet {subnet}: {holder}",
+            step="network",
+            resolution="give the network another `subnet:`, or none, to have a free one chosen",
+        )
+        self.subnet = subnet
 
 
 class NodeDied(BenchscaleError):

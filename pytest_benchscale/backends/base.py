@@ -185,12 +185,21 @@ class Backend(Protocol):
         """Return what is declared but not enforced here, such as memory limits, for the report header."""
         ...
 
+    async def taken_subnets(self) -> Sequence[IpNetwork]:
+        """Return the subnets that a network of a lab cannot have, since somebody else has them."""
+        ...
+
     async def open(self, plan: LabPlan) -> None:
         """Prepare for a lab. Nothing of the lab exists before."""
         ...
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
-        """Create a network."""
+        """Create a network.
+
+        Raises:
+            SubnetTaken: somebody else has its subnet; the lab then tries another, unless the file
+                gave it this one.
+        """
         ...
 
     async def delete_network(self, name: str) -> None:

@@ -7,6 +7,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack
@@ -16,7 +17,7 @@ import anyio
 from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend, Capability, LabPlan, NetworkInfo
 from pytest_benchscale.backends.requirements import conditions_needed, unmet
-from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
+from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported, SubnetTaken
 from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command
 from pytest_benchscale.lab.artifacts import write_artifacts
 from pytest_benchscale.lab.bringup import BringUp, Created
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Lab", "UnknownNode"]
 
 OPEN_DEADLINE = 120.0  # seconds
+_PLANS = 5  # how often subnets are chosen anew, while others take those that were free
 
 
 class UnknownNode(LabError, KeyError):
@@ -64,6 +66,7 @@ class Lab:
         self._nodes = {node.name: Node(node, self._machines[node.name]) for node in topology.nodes}
         self._created = Created()
         self._plan: LabPlan | None = None
+        self._begun = False
         self._turn = asyncio.Lock()
         self._up = False
 
@@ -191,17 +194,16 @@ class Lab:
     async def _bring_up(self) -> None:
         __tracebackhide__ = True
         async with self._turn:
-            if self._plan is not None:
+            if self._begun:
                 raise LabError(
                     f"lab {self.name!r} was up before",
                     step="up",
                     resolution="make a new Lab: each lives once",
                 )
             self._check()
-            self._plan = plan = build_plan(self._topology, self.backend, self.options)
-            self._created.opened = True
+            self._begun = True
             try:
-                await self._build(plan)
+                await self._build()
             except BaseException as exc:
                 for error in await self._give_back():
                     exc.add_note(f"while rolling back: {_in_words(error)}")
@@ -297,9 +299,36 @@ class Lab:
                 resolution="choose another backend, or change what it cannot do",
             )
 
-    async def _build(self, plan: LabPlan) -> None:
+    async def _build(self) -> None:
+        """Create everything; where somebody else was faster to take a free subnet, with another one."""
         context, backend = self._context, self._context.backend
-        await context.ask(backend.probe, deadline=OPEN_DEADLINE, node=None, step="probe")
+        self._created.opened = True
+        taken = [*self.options.taken]
+        for attempt in range(_PLANS, 0, -1):
+            await context.ask(backend.probe, deadline=OPEN_DEADLINE, node=None, step="probe")
+            taken += await context.ask(
+                backend.taken_subnets, deadline=OPEN_DEADLINE, node=None, step="addressing"
+            )
+            self._plan = plan = build_plan(
+                self._topology, self.backend, replace(self.options, taken=tuple(taken))
+            )
+            try:
+                await self._build_as(plan)
+            except SubnetTaken as exc:
+                declared = {network.subnet for network in self._topology.networks}
+                if exc.subnet in declared or attempt == 1:
+                    raise
+                taken.append(exc.subnet)
+                tear_down = TearDown(context, self._created)
+                await tear_down.run(self._machines.values())
+                if tear_down.errors:
+                    raise
+                self._created.opened = True
+            else:
+                return
+
+    async def _build_as(self, plan: LabPlan) -> None:
+        context, backend = self._context, self._context.backend
         await context.ask(
             lambda: backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
         )

@@ -9,6 +9,7 @@ import uuid
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NetworkPlan, NodePlan
 from pytest_benchscale.backends.requirements import mentions_conditions
 from pytest_benchscale.lab.options import LabOptions
+from pytest_benchscale.lab.owner import owner_labels
 from pytest_benchscale.lab.routing import Routing
 from pytest_benchscale.topology import images
 from pytest_benchscale.topology.addressing import assign
@@ -82,6 +83,7 @@ def build_plan(
             for node in topology.nodes
         ),
         timeout_scale=options.timeout_scale,
+        labels=owner_labels(),
     )
 
 

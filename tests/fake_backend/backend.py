@@ -18,6 +18,7 @@ from pytest_benchscale.backends.base import (
     OwnedThing,
 )
 from pytest_benchscale.errors import BenchscaleError
+from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
 from tests.fake_backend.node import FakeNode, FakeTransport
 
@@ -100,6 +101,10 @@ class FakeBackend:
 
     def notes(self, topology: Topology) -> Sequence[str]:
         return self.script.notes
+
+    async def taken_subnets(self) -> Sequence[IpNetwork]:
+        """Return none: every lab has a network of its own."""
+        return ()
 
     async def open(self, plan: LabPlan) -> None:
         self._open, self._lab = True, plan.lab_id

@@ -37,7 +37,7 @@ from pytest_benchscale.backends.local.spec import (
     reasons_against,
 )
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
-from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
 from pytest_benchscale.transports.namespace.channel import Message
@@ -102,6 +102,10 @@ class LocalBackend:
             for key, works in enforced.items()
             if getattr(node, key) is not None and not works
         ]
+
+    async def taken_subnets(self) -> Sequence[IpNetwork]:
+        """Return none: every lab has a network of its own."""
+        return ()
 
     async def open(self, plan: LabPlan) -> None:
         """Start the lab's processes, unless `probe` has."""

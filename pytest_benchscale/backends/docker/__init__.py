@@ -1,0 +1,1 @@
+"""Nodes as containers, through the Docker SDK; Podman serves the same API."""

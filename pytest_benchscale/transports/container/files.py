@@ -1,0 +1,362 @@
+"""Files in and out of a node with the node's own shell, tar and cat, as streams.
+
+The rules for the target are those of `cp -a`; modes and times are kept, owners are not. Only what GNU
+and busybox both have is asked of the tools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import posixpath
+import stat
+import string
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shlex import quote
+
+import anyio
+from anyio import to_thread
+
+from pytest_benchscale.transports import execution
+from pytest_benchscale.transports.archive import CHUNK, pack
+from pytest_benchscale.transports.base import (
+    ByteReader,
+    ByteWriter,
+    Command,
+    RunningCommand,
+    Transport,
+)
+from pytest_benchscale.transports.container.archive_files import ArchiveFiles
+from pytest_benchscale.transports.container.landing import Landing, split_remote
+from pytest_benchscale.transports.container.merging import questions
+from pytest_benchscale.transports.container.refusals import refusal
+from pytest_benchscale.transports.container.relay import Relay, RelayBroken
+
+__all__ = ["ArchiveFiles", "TarFiles"]
+
+_AT_ONCE = 8  # threads that may wait for what comes out of one node
+_NARROWED_AT_ONCE = 100
+_LATEST = 253_402_300_799  # seconds; the end of the last year of four digits
+_LOOK_SECONDS = 60.0
+_MOST_SAID = 64 << 10  # bytes of standard error that are kept
+_MOST_IN_SCRIPT = 16 << 10  # bytes that are told a waiting shell, rather than fed to a command
+
+# busybox leaves symlinks out that lead up or to the root, unless told; GNU tar has options of its own there.
+_ENV = {"LC_ALL": "C", "EXTRACT_UNSAFE_SYMLINKS": "1", "TAR_OPTIONS": ""}
+
+# Where a copy goes, and what is there already. `[ -d` follows a symlink, as `cp` does for its target.
+_LOOK = """\
+if [ -d {target}/ ]; then w=in f={inside}; else w=as f={bare}; fi
+if [ -L "$f" ]; then k=link
+elif [ -d "$f" ]; then k=directory
+elif [ -f "$f" ]; then k=file
+elif [ -e "$f" ]; then k=other
+else k=nothing; fi
+echo $w $k
+"""
+# The shell does not say why it cannot go somewhere; cat does.
+_GO = "cd {directory} || {{ cat {directory}/. >/dev/null; exit 1; }}\n"
+_EXTRACT = _GO + "umask 0; exec tar -xopf -"
+_CREATE = _GO + "exec tar -cf - {name}"
+# GNU tar takes backslashes in names for escapes.
+_CREATE_ODD = (
+    _GO + "case $(tar --version 2>/dev/null) in *GNU*) n={escaped} ;; *) n={name} ;; esac\n"
+    'exec tar -cf - "$n"'
+)
+_READ = "[ -p {path} ] || exec cat {path}"
+_WRITE = """\
+{umask}{source} > {path}{then}
+s=$?
+[ $s = 0 ] || [ -d {parent} ] || cat {parent}/. >/dev/null
+exit $s
+"""
+
+# How printf is told a byte; the rest of ASCII would need quoting.
+_PLAIN = frozenset(string.ascii_letters + string.digits + ' \n\t!"#$&()*+,-./:;<=>?@[]^_`{|}~')
+_FORMATS = [chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in range(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where in the node a copy goes, and what is there: nothing, directory, file, link or other."""
+
+    directory: str
+    name: str
+    kind: str
+
+    @property
+    def path(self) -> str:
+        return posixpath.join(self.directory, self.name)
+
+
+class TarFiles:
+    """File operations of a transport, done with commands over it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._limiter = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def put(self, local: Path, remote: str) -> None:
+        """Copy a file or a tree into the node."""
+        source = os.path.abspath(local)  # noqa: ASYNC240, PTH100 - no I/O
+        status = await to_thread.run_sync(os.lstat, source)
+        target = await self._look(remote, os.path.basename(source) or ".")  # noqa: PTH119
+        if stat.S_ISDIR(status.st_mode):
+            if target.kind == "directory":
+                await self._require_mergeable(source, target.path)
+            elif target.kind != "nothing":
+                raise _error(errno.EEXIST, target.path)
+        elif target.kind == "directory":
+            raise _error(errno.EISDIR, target.path)
+        script = _EXTRACT.format(directory=_word(target.directory))
+        narrow: list[tuple[str, int]] = []
+        code, said = await self._feed(script, pack(Path(source), target.name, narrow))
+        if code == 0:
+            await self._narrow(target.directory, narrow)
+            return
+        if target.kind == "file" and stat.S_ISREG(status.st_mode):
+            # It could not be replaced, such as a file that is a mount; but perhaps it can be filled.
+            code, more = await self._fill(source, target.path, status)
+            if code == 0:
+                return
+            said = more or said
+        raise refusal(said, target.path, target.directory)
+
+    async def get(self, remote: str, local: Path) -> None:
+        """Copy a file or a tree out of the node."""
+        directory, name = split_remote(remote)
+        landing = await to_thread.run_sync(Landing, local, name)
+        try:
+            failure, is_file = await self._take(directory, name, remote, landing)
+            if is_file:
+                # Files of /proc and /sys are not as long as they say, so tar got them wrong.
+                content = await self.read_bytes(remote)
+                if content or failure is not None:
+                    await to_thread.run_sync(landing.replace, content)
+            elif failure is not None:
+                raise failure
+        finally:
+            landing.close()
+
+    async def read_bytes(self, remote: str) -> bytes:
+        """Return the content of a file; that of a FIFO is empty."""
+        command = _command(_READ.format(path=_word(remote)))
+        outcome = await execution.run(self._transport, command)
+        if outcome.returncode != 0:
+            raise refusal(outcome.stderr, remote)
+        return outcome.stdout
+
+    async def write_bytes(self, remote: str, data: bytes, mode: int | None = None) -> None:
+        """Create or replace a file."""
+        told = _as_format(data)
+        script = _WRITE.format(
+            # Not into the file from a shell's own printf: that cannot tell what is wrong with the disk.
+            source="cat" if told is None else f"printf '{told}' | cat",
+            path=_word(remote),
+            parent=_word(posixpath.dirname(remote) or "."),
+            umask="" if mode is None else "umask 077; ",
+            then="" if mode is None else f" && chmod {mode:o} {_word(remote)}",
+        )
+        if told is None:
+            code, said = await self._feed(script, iter([data]))
+        else:
+            outcome = await execution.run(self._transport, _command(script))
+            code, said = outcome.returncode or 0, outcome.stderr
+        if code != 0:
+            raise refusal(said, remote)
+
+    # --- the parts ---
+
+    async def _look(self, remote: str, name: str) -> _Target:
+        """Find out what a target is; says nothing of the directory that it would be in."""
+        bare = remote.rstrip("/") or "/"
+        inside = posixpath.join(remote, name)
+        script = _LOOK.format(target=_word(remote), inside=_word(inside), bare=_word(bare))
+        outcome = await execution.run(self._transport, _command(script), timeout=_LOOK_SECONDS)
+        answer = outcome.stdout.decode().split()
+        if outcome.returncode != 0 or len(answer) != 2:
+            raise refusal(outcome.stderr, remote)
+        where, kind = answer
+        if where == "in":
+            return _Target(remote, name, kind)
+        if remote.endswith("/"):
+            raise _error(errno.ENOENT if kind == "nothing" else errno.ENOTDIR, remote)
+        return _Target(posixpath.dirname(remote) or ".", posixpath.basename(remote), kind)
+
+    async def _require_mergeable(self, source: str, path: str) -> None:
+        """Raise the error that merging a tree into a directory of the node would end in."""
+        asked = questions(source)
+        while (question := await to_thread.run_sync(next, asked, None)) is not None:
+            command = _command(question.script(_word(path)))
+            outcome = await execution.run(self._transport, command, timeout=_LOOK_SECONDS)
+            if outcome.returncode != 0:
+                raise refusal(outcome.stderr, path)
+            conflict = question.conflict(outcome.stdout.decode())
+            if conflict is not None:
+                entry, is_directory = conflict
+                number = errno.EEXIST if is_directory else errno.EISDIR
+                raise _error(number, posixpath.join(path, entry))
+
+    async def _narrow(self, directory: str, modes: list[tuple[str, int]]) -> None:
+        """Take rights away from directories; busybox does not, for an ordinary user."""
+        for start in range(0, len(modes), _NARROWED_AT_ONCE):
+            lines = [f"cd {_word(directory)} || exit 1"]
+            for name, mode in modes[start : start + _NARROWED_AT_ONCE]:
+                lines.append(f"chmod {mode:o} {quote(f'./{name}')} || exit 1")
+            outcome = await execution.run(self._transport, _command("\n".join(lines)))
+            if outcome.returncode != 0:
+                raise refusal(outcome.stderr, posixpath.join(directory, modes[start][0]))
+
+    async def _fill(self, source: str, path: str, status: os.stat_result) -> tuple[int, bytes]:
+        """Write a file's content, mode and time into a file of the node; return code and complaints."""
+        word = _word(path)
+        moment = time.gmtime(min(max(status.st_mtime, 0), _LATEST))
+        script = (
+            f"cat > {word} && chmod {stat.S_IMODE(status.st_mode):o} {word} && "
+            f"TZ=UTC0 touch -t {time.strftime('%Y%m%d%H%M.%S', moment)} {word}"
+        )
+        with await to_thread.run_sync(open, source, "rb") as file:
+            return await self._feed(script, iter(partial(file.read, CHUNK), b""))
+
+    async def _feed(self, script: str, chunks: Iterator[bytes]) -> tuple[int, bytes]:
+        """Run a script on what a blocking iterator gives; return its exit code and complaints."""
+        async with self._running(script, stdin=True) as running:
+            complaints = asyncio.create_task(_collect(running.stderr))
+            try:
+                if running.stdin is not None:
+                    await _send(running.stdin, chunks)
+                said = await complaints
+            finally:
+                complaints.cancel()
+            return await running.wait(), said
+
+    async def _take(
+        self, directory: str, name: str, remote: str, landing: Landing
+    ) -> tuple[OSError | None, bool]:
+        """Copy out; return what went wrong in the node, and whether it is a file that must be read instead.
+
+        Raises:
+            OSError: something here went wrong.
+        """
+        async with self._running(_create_script(directory, name), stdin=False) as running:
+            relay = Relay()
+            work = asyncio.create_task(
+                to_thread.run_sync(landing.unpack, relay, limiter=self._limiter)
+            )
+            pump = asyncio.create_task(_pump(running.stdout, relay))
+            complaints = asyncio.create_task(_collect(running.stderr))
+            try:
+                await asyncio.wait({work})
+                failure = work.exception()
+                if failure is not None and not pump.done():
+                    raise failure
+                said, code = await complaints, await running.wait()
+            finally:
+                relay.break_off()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait({work})
+                pump.cancel()
+                complaints.cancel()
+        if failure is not None and not (
+            isinstance(failure, OSError) and failure.errno == errno.EBADMSG
+        ):
+            raise failure
+        refused = _verdict(code, said, remote, directory) or failure
+        size = await to_thread.run_sync(landing.file_size)
+        misjudged = any(word in said for word in (b"padding with zeros", b"short read"))
+        return refused, size is not None and (misjudged or (refused is None and size == 0))
+
+    @asynccontextmanager
+    async def _running(self, script: str, *, stdin: bool) -> AsyncIterator[RunningCommand]:
+        """Run a script for the duration of a block; killed when the block fails or is cancelled."""
+        running = await self._transport.start(_command(script), stdin=stdin)
+        try:
+            yield running
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await execution.kill(running)
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await running.aclose()
+
+
+async def _send(stream: ByteWriter, chunks: Iterator[bytes]) -> None:
+    with suppress(anyio.BrokenResourceError):  # why it reads no more, its exit code tells
+        while chunk := await to_thread.run_sync(next, chunks, b""):
+            await stream.send(chunk)
+        await stream.aclose()
+
+
+async def _pump(stream: ByteReader, relay: Relay) -> None:
+    try:
+        while True:
+            await relay.send(await stream.receive())
+    except (anyio.EndOfStream, RelayBroken):
+        pass
+    finally:
+        relay.end()
+
+
+async def _collect(stream: ByteReader) -> bytes:
+    """Return the beginning of a stream, once it has ended."""
+    kept = bytearray()
+    with suppress(anyio.EndOfStream):
+        while True:
+            chunk = await stream.receive()
+            kept += chunk[: _MOST_SAID - len(kept)]
+    return bytes(kept)
+
+
+def _verdict(code: int, said: bytes, remote: str, directory: str) -> OSError | None:
+    """Return what a tar that was to create an archive failed with."""
+    lines = said.splitlines()
+    for line in lines:
+        entry, separator, _ = line.partition(b": socket ignored")
+        if separator:
+            name = os.fsdecode(entry.removeprefix(b"tar: ").removeprefix(b"./"))
+            path = posixpath.join(directory, name)
+            return OSError(errno.EOPNOTSUPP, "sockets and devices cannot be copied", path)
+    if code == 0:
+        return None
+    # 1 is how GNU tar says that a file grew: that is no failure, as it is none for `cp`.
+    if code == 1 and lines and all(line.endswith(b"file changed as we read it") for line in lines):
+        return None
+    return refusal(said, remote, directory)
+
+
+def _create_script(directory: str, name: str) -> str:
+    words = {"directory": _word(directory), "name": quote(f"./{name}")}
+    if "\\" not in name:
+        return _CREATE.format(**words)
+    escaped = name.replace("\\", "\\\\")
+    return _CREATE_ODD.format(**words, escaped=quote(f"./{escaped}"))
+
+
+def _command(script: str) -> Command:
+    return Command(("/bin/sh", "-c", script), env=_ENV)
+
+
+def _word(path: str) -> str:
+    """Return a path as a word of a script that no tool takes for an option."""
+    return quote(path if path.startswith("/") else f"./{path}")
+
+
+def _as_format(data: bytes) -> str | None:
+    """Return bytes as the quoted format of a printf, None when it would be long."""
+    if len(data) > _MOST_IN_SCRIPT:
+        return None
+    text = "".join(map(_FORMATS.__getitem__, data))
+    if text.startswith("-"):
+        text = f"\\055{text[1:]}"
+    return text if len(text) <= _MOST_IN_SCRIPT else None
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)

@@ -1,8 +1,8 @@
 """Files in and out of a container through its daemon's archive API: needs nothing in the image.
 
 Docker looks at a container's files from outside: it sees volumes, but nothing else that is mounted in
-the container, and would silently write beneath a tmpfs; that is refused here. Podman looks from inside.
-Format: Docker Engine API, "Archive"; modes are those of Go's `io/fs`.
+the container, and would silently write beneath a tmpfs; that is refused here. Podman looks from inside,
+and takes paths for patterns. Format: Docker Engine API, "Archive"; modes are those of Go's `io/fs`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ __all__ = ["ArchiveFiles"]
 T = TypeVar("T")
 
 _DIRECTORY, _SYMLINK, _SOCKET = 1 << 31, 1 << 27, 1 << 24  # Go's bits
+_ALPHABET = str.maketrans("-_", "+/")  # Podman writes the one for URLs, Docker the usual
 _NEVER_SEEN = ("/proc", "/sys", "/dev")
 _WORDS = (
     ("marked read-only", errno.EROFS),
@@ -63,7 +64,7 @@ class _Status:
         header = response.headers.get("X-Docker-Container-Path-Stat")
         if not header:
             return None
-        fields = json.loads(base64.b64decode(header))
+        fields = json.loads(base64.b64decode(header.translate(_ALPHABET)))
         return cls(int(fields["mode"]), str(fields.get("linkTarget") or ""))
 
 
@@ -81,7 +82,9 @@ class ArchiveFiles:
     def __init__(self, api: DaemonApi, container: str) -> None:
         self._api = api
         self._container = container
-        self._hidden: tuple[str, ...] | None = None
+        self._hidden: tuple[str, ...] | None = None  # None: the daemon's ways are not known yet
+        self._takes_patterns = False
+        self._owner: tuple[int, int] | None = None
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
@@ -115,13 +118,13 @@ class ArchiveFiles:
         there = self._status(path)
         if there is not None and there.is_directory != is_directory:
             raise _error(errno.EEXIST if is_directory else errno.EISDIR, path)
-        self._send(directory, pack(source, name), path, stop)
+        self._send(directory, pack(source, name, owner=self._user()), path, stop)
 
     def _get(self, remote: str, local: Path, stop: threading.Event) -> None:
         _, name = split_remote(remote)
         path = remote.rstrip("/") or "/"
-        if name == "." or path != remote:
-            path = self._require(path)[0]
+        if name == "." or path != remote:  # what a symlink leads to, not the link
+            path = self._require(posixpath.normpath(path))[0]
         landing = Landing(local, name)
         try:
             with self._received(path, remote) as chunks:
@@ -145,19 +148,49 @@ class ArchiveFiles:
                 raise _error(errno.EISDIR, remote)
             kept = status.mode & 0o777
         directory, name = posixpath.split(path)
-        content = pack_bytes(data, name, kept if mode is None else mode, int(time.time()))
+        kept = kept if mode is None else mode
+        content = pack_bytes(data, name, kept, int(time.time()), owner=self._user())
         self._send(directory or "/", iter([content]), remote, stop)
+
+    def _user(self) -> tuple[int, int]:
+        """Return the numbers of the container's own user and group, who gets what goes in.
+
+        The daemon's own way, `copyUIDGID`, looks a name up among the users of its own machine.
+        """
+        if self._owner is None:
+            config = self._api.client.inspect_container(self._container)["Config"]
+            user, _, group = str(config.get("User") or "0").partition(":")
+            entry = [] if user == "0" else self._entry("/etc/passwd", user)
+            uid = int(entry[2] if entry else user)
+            if group and not group.isdecimal():
+                group = self._entry("/etc/group", group)[2]
+            self._owner = uid, int(group or (entry[3] if entry else 0))
+        return self._owner
+
+    def _entry(self, table: str, key: str) -> list[str]:
+        """Return the line of a user or group, by name or number; empty for a number without one."""
+        try:
+            lines = self._read(table, threading.Event()).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            lines = []
+        entries = [line.split(":") for line in lines if line.count(":") >= 3]
+        for column in (0, 2):
+            for entry in entries:
+                if entry[column] == key:
+                    return entry
+        if not key.isdecimal():
+            raise OSError(errno.EINVAL, f"the image runs as {key!r}, which it does not know", table)
+        return []
 
     # --- requests ---
 
     def _status(self, path: str) -> _Status | None:
         """Return what is at a path, None when there is nothing."""
-        self._require_visible(path)
-        response = self._request("head", path)
+        response = self._ask("head", path)
         if response.status_code == 200:
             return _Status.of(response)
         # The answer to HEAD has no text that would say what is wrong.
-        with self._request("get", path, stream=True) as response:
+        with self._ask("get", path, stream=True) as response:
             if response.status_code == 200:
                 return _Status.of(response)
             error = self._refusal(response, path)
@@ -188,12 +221,8 @@ class ArchiveFiles:
             raise _error(errno.ENOENT if found is None else errno.ENOTDIR, path)
         content = _Watched(_until(stop, chunks))
         try:
-            # Into the hands of the container's own user, as a command of its would have done it.
             response = self._request(
-                "put",
-                found[0],
-                data=iter(content),
-                params={"copyUIDGID": "true", "noOverwriteDirNonDir": "true"},
+                "put", found[0], data=iter(content), params={"noOverwriteDirNonDir": "true"}
             )
         except Exception as error:
             if content.failure is not None:  # the library would blame the connection
@@ -205,14 +234,25 @@ class ArchiveFiles:
     @contextmanager
     def _received(self, path: str, remote: str) -> Iterator[Iterable[bytes]]:
         """Ask the daemon for a tar stream of what is at a path; `remote` is named in errors."""
-        self._require_visible(path)
-        with self._request("get", path, stream=True) as response:
+        with self._ask("get", path, stream=True) as response:
             if response.status_code != 200:
                 raise self._refusal(response, remote)
             status = _Status.of(response)
             if status is None or status.mode & _SOCKET:
                 raise OSError(errno.EOPNOTSUPP, "sockets and devices cannot be copied", remote)
-            yield response.iter_content(CHUNK)
+            try:
+                yield response.iter_content(CHUNK)
+            except OSError as error:
+                if error.errno is None or error.filename:
+                    raise
+                raise OSError(error.errno, error.strerror, remote) from error
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:
+        """Ask for a path itself, where the daemon would take it for a pattern."""
+        self._require_visible(path)
+        if self._takes_patterns:
+            path = re.sub(r"([\\?\[])", r"\\\1", path).replace("*", "[*]")
+        return self._request(method, path, **options)
 
     def _request(
         self, method: str, path: str, *, params: dict[str, str] | None = None, **options: Any
@@ -242,7 +282,8 @@ class ArchiveFiles:
 
     def _require_visible(self, path: str) -> None:
         if self._hidden is None:
-            self._hidden = self._find_hidden()
+            self._takes_patterns = self._request("head", "/proc/version").status_code == 200
+            self._hidden = () if self._takes_patterns else self._find_hidden()
         normal = posixpath.normpath(posixpath.join("/", path))
         for place in self._hidden:
             if normal == place or normal.startswith(f"{place}/"):
@@ -254,9 +295,7 @@ class ArchiveFiles:
                 )
 
     def _find_hidden(self) -> tuple[str, ...]:
-        """Return the places whose content the daemon does not see: it may see none, or all mounts."""
-        if self._request("head", "/proc/version").status_code == 200:
-            return ()
+        """Return the places whose content a daemon does not see that looks from outside."""
         state = self._api.client.inspect_container(self._container)
         mounts = state["HostConfig"].get("Tmpfs") or {}
         more = [one["Destination"] for one in state.get("Mounts") or () if one["Type"] == "tmpfs"]

@@ -129,12 +129,13 @@ class ContainerTransport:
 
     async def kill(self, command: SessionCommand) -> None:
         """Kill a command and everything it started; processes of other users by root."""
-        session = command.session
-        arguments = (command.pid, command.parent, session.hello.pid, command.marker)
-        script = ("/bin/sh", "-c", KILL, "sh", *map(str, arguments))
-        code = await self._run_beside(script, session.user)
-        if code == DENIED:
-            code = await self._run_beside(script, _ROOT)
+        user = command.session.user
+        with command.holding() as shell:
+            arguments = (command.pid, command.parent, shell, command.marker)
+            script = ("/bin/sh", "-c", KILL, "sh", *map(str, arguments))
+            code = await self._run_beside(script, user)
+            if code == DENIED:
+                code = await self._run_beside(script, _ROOT)
         if code != 0:
             raise LabError(
                 "processes of a killed command are still there",

@@ -116,7 +116,7 @@ class TarFiles:
             raise _error(errno.EISDIR, target.path)
         script = _EXTRACT.format(directory=_word(target.directory))
         narrow: list[tuple[str, int]] = []
-        code, said = await self._feed(script, pack(Path(source), target.name, narrow))
+        code, said = await self._feed(script, pack(Path(source), target.name, narrow=narrow))
         if code == 0:
             await self._narrow(target.directory, narrow)
             return

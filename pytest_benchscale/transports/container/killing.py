@@ -24,7 +24,7 @@ KILL = f"""\
 root=$1 shell=$2 agent=$3 mark=$4
 try() {{
 case $family in *" $p "*) return ;; esac
-case " 1 $$ $shell $agent " in *" $p "*) return ;; esac
+case " 1 $$ $PPID $shell $agent " in *" $p "*) return ;; esac
 IFS= read -r s <"/proc/$p/stat" || return
 s=${{s##*) }}
 set -- $s
@@ -70,12 +70,13 @@ def kill_on_this_machine(marker: str, *, deadline: float) -> bool:
     """
     known: set[int] = set()
     while time.monotonic() < deadline:
-        found = marked(marker, known)
+        found: set[int] = set()
+        while more := marked(marker, known | found) - found:  # stopped, so that none can go on forking
+            _signal(more, signal.SIGSTOP)
+            found |= more
         if not found:
             return True
-        for member in found:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(member, signal.SIGKILL)
+        _signal(found, signal.SIGKILL)
         known |= found
         time.sleep(_PAUSE)
     return False
@@ -95,3 +96,9 @@ def marked(marker: str, known: Set[int] = frozenset()) -> set[int]:
             if int(parent) in known | found or mark in (entry / "environ").read_bytes():
                 found.add(int(entry.name))
     return found
+
+
+def _signal(processes: Set[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(process, number)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import anyio
@@ -14,7 +15,7 @@ from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.container import agent, execs
 from pytest_benchscale.transports.container.agent import Ending, Hello, Words
-from pytest_benchscale.transports.container.api import DaemonApi
+from pytest_benchscale.transports.container.api import ApiError, DaemonApi
 from pytest_benchscale.transports.container.hijack import STDERR, STDOUT, RawStream
 from pytest_benchscale.transports.container.streams import Inbox, NoteFinder, Outbox
 
@@ -22,6 +23,7 @@ __all__ = ["Host", "NoShell", "Session", "SessionCommand"]
 
 _HELLO_SECONDS = 60.0
 _KILLED = -9
+_LONGEST_REASON = 4096
 
 
 class NoShell(Exception):
@@ -58,6 +60,8 @@ class Session:
         self._host = host
         self._stream = stream
         self._words = Words.new()
+        self._early = b""  # what was said instead of a hello
+        self._held = 0
         self._is_clean: bool | None = None  # what the shell said of its outputs, after a command
         self._ready: asyncio.Future[Hello] = asyncio.get_running_loop().create_future()
         word = self._words.note.encode()
@@ -108,6 +112,16 @@ class Session:
         self._stream.write(script)
         return running
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the session from its next command, while who holds its outputs is looked for."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._release()
+
     def close(self) -> None:
         """Drop the connection: a waiting shell ends, a command goes on without us."""
         self._stream.close()
@@ -121,8 +135,9 @@ class Session:
     def closed(self) -> None:
         """Take note of the end of the shell, or of the connection."""
         if not self._ready.done():
-            self._ready.set_exception(NoShell("there is no /bin/sh that starts"))
-            self._ready.exception()
+            said = self._early.decode(errors="replace").strip()
+            self._ready.set_exception(_why_no_session(said))
+            self._ready.exception()  # perhaps nobody waits any more
         command, self.command = self.command, None
         if command is not None:
             command.cut_off()
@@ -130,6 +145,8 @@ class Session:
 
     def _data(self, stream: int, data: bytes) -> None:
         if self.command is None:
+            if not self._ready.done():
+                self._early += data[:_LONGEST_REASON]
             return
         inbox = self.command.stdout if stream == STDOUT else self.command.stderr
         inbox.put(data)
@@ -164,12 +181,19 @@ class Session:
     def _release(self) -> None:
         """Be free for the next command, once both outputs have told of the end of this one."""
         command = self.command
-        if command is None or self._is_clean is None or not command.has_ended:
+        if command is None or self._is_clean is None or not command.has_ended or self._held:
             return
         # A command with an input has used up the connection in that direction.
         reusable = self._is_clean and command.stdin is None
         self.command = self._is_clean = None
         self._host.released(self, clean=reusable)
+
+
+def _why_no_session(said: str) -> NoShell | ApiError:
+    """Return what it means that the shell did not start; `said` are the daemon's words, if any."""
+    if "/bin/sh" in said or not said:
+        return NoShell(said or "/bin/sh ended at once")
+    return ApiError(0, said)
 
 
 class SessionCommand:
@@ -211,6 +235,15 @@ class SessionCommand:
         await self.until_begun()
         self.sent.add(signal.SIGKILL)
         await self._host.kill(self)
+
+    @contextmanager
+    def holding(self) -> Iterator[int]:
+        """Hold the session, if it is still this command's; the value is its shell's process, else 0."""
+        if self.session.command is not self:
+            yield 0
+            return
+        with self.session.held():
+            yield self.session.hello.pid
 
     async def aclose(self) -> None:
         """Let go of the streams. A command that has not ended goes on, and its session is lost."""

@@ -204,11 +204,11 @@ class LifecycleContract(Contract):
 
     @requires(Capability.PAUSE)
     async def test_a_paused_node_stands_still_until_resumed(self, mortal: Node) -> None:
-        command = asyncio.create_task(mortal.exec("echo > /tmp/begun; sleep 0.3; echo done"))
+        command = asyncio.create_task(mortal.exec("echo > /tmp/begun; sleep 1; echo done"))
         await mortal.wait_for_file("/tmp/begun", timeout=10)  # noqa: S108  the node's own
         await mortal.pause()
         assert _status(mortal) is NodeStatus.PAUSED
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.5)
         assert not command.done()
         await mortal.resume()
         assert _status(mortal) is NodeStatus.RUNNING

@@ -103,6 +103,15 @@ class ArchiveFiles:
         """Create or replace a file."""
         await self._call(lambda stop: self._write(remote, data, mode, stop))
 
+    async def deliver(self, source: Path, directory: str, name: str) -> None:
+        """Copy a file into a directory that the daemon is known to see; no symlink is in its path."""
+
+        def work(stop: threading.Event) -> None:
+            chunks = pack(source, name, owner=self._user())
+            self._deliver(directory, chunks, posixpath.join(directory, name), stop)
+
+        await self._call(work)
+
     # --- in a worker thread ---
 
     def _put(self, source: Path, remote: str, stop: threading.Event) -> None:
@@ -219,10 +228,15 @@ class ArchiveFiles:
         found = self._resolved(directory)  # Podman would make it
         if found is None or not found[1].is_directory:
             raise _error(errno.ENOENT if found is None else errno.ENOTDIR, path)
+        self._deliver(found[0], chunks, path, stop)
+
+    def _deliver(
+        self, directory: str, chunks: Iterator[bytes], path: str, stop: threading.Event
+    ) -> None:
         content = _Watched(_until(stop, chunks))
         try:
             response = self._request(
-                "put", found[0], data=iter(content), params={"noOverwriteDirNonDir": "true"}
+                "put", directory, data=iter(content), params={"noOverwriteDirNonDir": "true"}
             )
         except Exception as error:
             if content.failure is not None:  # the library would blame the connection

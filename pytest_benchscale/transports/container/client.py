@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, LabError, NodeDied
 from pytest_benchscale.transports import execution
@@ -20,8 +20,11 @@ from pytest_benchscale.transports.container.session import NoShell, Session, Ses
 
 __all__ = ["ContainerTransport"]
 
+T = TypeVar("T")
+
 _ROOT = "0"
 _SIGNAL_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # between questions about a container whose connections broke
 _FILE_TOOLS = {"tar", "cat", "mkdir"}
 
 
@@ -49,6 +52,9 @@ class ContainerTransport:
         self._has_shell = True
         self._error: BenchscaleError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._opening: set[asyncio.Future[Any]] = set()
+        self._may_open = asyncio.Event()
+        self._may_open.set()
         self._files: TarFiles | ArchiveFiles | None = None
 
     async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:
@@ -100,6 +106,19 @@ class ContainerTransport:
         """Set the first session up in the background, once no bring-up needs the daemon."""
         self._spawn(self._prepare())
 
+    async def quiesce(self) -> None:
+        """Return when nothing is being started in the container, and start nothing more.
+
+        What is half-way into a container that is frozen would hold up the daemon.
+        """
+        self._may_open.clear()
+        while self._opening:
+            await asyncio.wait(self._opening)
+
+    def resume(self) -> None:
+        """Undo `quiesce`."""
+        self._may_open.set()
+
     def lost(self, error: BenchscaleError) -> None:
         """Take note that the node, or its daemon, is gone: everything in flight ends with this error."""
         if self._error is None:
@@ -114,7 +133,16 @@ class ContainerTransport:
     # --- for sessions and their commands ---
 
     async def fate(self) -> BenchscaleError | None:
-        """Return why connections break: the container or its daemon is gone; None: neither is."""
+        """Return why connections break: the container or its daemon is gone; None: neither is.
+
+        A container's connections break before its daemon knows of its end, so it is asked again.
+        """
+        pause = _FIRST_PAUSE
+        while pause < _LONGEST_PAUSE:
+            if (error := self._error or await self._fate()) is not None:
+                return error
+            await asyncio.sleep(pause)
+            pause *= 2
         return self._error or await self._fate()
 
     def released(self, session: Session, *, clean: bool) -> None:
@@ -150,12 +178,14 @@ class ContainerTransport:
 
     def _pool(self, user: str | None) -> Pool:
         if user not in self._pools:
-            self._pools[user] = Pool(lambda: Session.open(self, self._api, self._container, user))
+            self._pools[user] = Pool(
+                lambda: self._open(Session.open(self, self._api, self._container, user))
+            )
         return self._pools[user]
 
     async def _start_plain(self, command: Command, *, stdin: bool) -> RunningCommand:
-        running = await PlainCommand.start(
-            self._api, self._container, command, stdin=stdin, fate=self.fate
+        running = await self._open(
+            PlainCommand.start(self._api, self._container, command, stdin=stdin, fate=self.fate)
         )
         if isinstance(running, PlainCommand):
             self._plain = {other for other in self._plain if not other.has_ended} | {running}
@@ -170,6 +200,18 @@ class ContainerTransport:
                 else ArchiveFiles(self._api, self._container)
             )
         return self._files
+
+    async def _open(self, work: Coroutine[Any, Any, T]) -> T:
+        """Start something in the container, unless it is about to be frozen."""
+        try:
+            await self._may_open.wait()
+        except BaseException:
+            work.close()
+            raise
+        task = asyncio.ensure_future(work)
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return await task
 
     async def _has_file_tools(self) -> bool:
         try:

@@ -32,14 +32,17 @@ from pytest_benchscale.transports.base import (
     RunningCommand,
     Transport,
 )
+from pytest_benchscale.transports.container.api import ApiError
 from pytest_benchscale.transports.container.archive_files import ArchiveFiles
 from pytest_benchscale.transports.container.landing import Landing, split_remote
 from pytest_benchscale.transports.container.merging import questions
+from pytest_benchscale.transports.container.mounts import mount_of
 from pytest_benchscale.transports.container.refusals import refusal
 from pytest_benchscale.transports.container.relay import Relay, RelayBroken
 
 __all__ = ["ArchiveFiles", "TarFiles"]
 
+_BULK = 4 << 20  # bytes from which on a file is a large one
 _AT_ONCE = 8  # threads that may wait for what comes out of one node
 _NARROWED_AT_ONCE = 100
 _LATEST = 253_402_300_799  # seconds; the end of the last year of four digits
@@ -59,6 +62,12 @@ elif [ -f "$f" ]; then k=file
 elif [ -e "$f" ]; then k=other
 else k=nothing; fi
 echo $w $k
+{more}"""
+# What is mounted in the node, and which directory that is, symlinks resolved, if its user may write there:
+# the daemon would not ask.
+_LOOK_MORE = """\
+if [ $w = in ]; then d={target}; else d={parent}; fi
+cat /proc/self/mounts && echo && cd -P "$d" && [ -w . ] && pwd -P
 """
 # The shell does not say why it cannot go somewhere; cat does.
 _GO = "cd {directory} || {{ cat {directory}/. >/dev/null; exit 1; }}\n"
@@ -84,11 +93,16 @@ _FORMATS = [chr(byte) if chr(byte) in _PLAIN else f"\\{byte:03o}" for byte in ra
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where in the node a copy goes, and what is there: nothing, directory, file, link or other."""
+    """Where in the node a copy goes, and what is there: nothing, directory, file, link or other.
+
+    `on_root` is the directory's real path when it can be written and the target would be on the root file
+    system, as far as asked.
+    """
 
     directory: str
     name: str
     kind: str
+    on_root: str | None
 
     @property
     def path(self) -> str:
@@ -96,17 +110,26 @@ class _Target:
 
 
 class TarFiles:
-    """File operations of a transport, done with commands over it."""
+    """File operations of a transport, done with commands over it.
 
-    def __init__(self, transport: Transport) -> None:
+    Large files go through `bulk` instead where that is possible: the way of a command's input is the slower
+    one.
+    """
+
+    def __init__(self, transport: Transport, bulk: ArchiveFiles | None = None) -> None:
         self._transport = transport
+        self._bulk = bulk
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
         source = os.path.abspath(local)  # noqa: ASYNC240, PTH100 - no I/O
         status = await to_thread.run_sync(os.lstat, source)
-        target = await self._look(remote, os.path.basename(source) or ".")  # noqa: PTH119
+        bulk = self._bulk
+        if not stat.S_ISREG(status.st_mode) or status.st_size < _BULK:
+            bulk = None
+        name = os.path.basename(source) or "."  # noqa: PTH119
+        target = await self._look(remote, name, more=bulk is not None)
         if stat.S_ISDIR(status.st_mode):
             if target.kind == "directory":
                 await self._require_mergeable(source, target.path)
@@ -114,6 +137,10 @@ class TarFiles:
                 raise _error(errno.EEXIST, target.path)
         elif target.kind == "directory":
             raise _error(errno.EISDIR, target.path)
+        if bulk is not None and target.on_root is not None and target.kind == "nothing":
+            with suppress(ApiError):  # it does not know the container: a command will tell why
+                await bulk.deliver(Path(source), target.on_root, target.name)
+                return
         script = _EXTRACT.format(directory=_word(target.directory))
         narrow: list[tuple[str, int]] = []
         code, said = await self._feed(script, pack(Path(source), target.name, narrow=narrow))
@@ -173,21 +200,30 @@ class TarFiles:
 
     # --- the parts ---
 
-    async def _look(self, remote: str, name: str) -> _Target:
+    async def _look(self, remote: str, name: str, *, more: bool) -> _Target:
         """Find out what a target is; says nothing of the directory that it would be in."""
         bare = remote.rstrip("/") or "/"
+        parent = posixpath.dirname(bare) or "."
         inside = posixpath.join(remote, name)
-        script = _LOOK.format(target=_word(remote), inside=_word(inside), bare=_word(bare))
+        words = {"target": _word(remote), "parent": _word(parent)}
+        script = _LOOK.format(
+            **words,
+            inside=_word(inside),
+            bare=_word(bare),
+            more=_LOOK_MORE.format(**words) if more else "",
+        )
         outcome = await execution.run(self._transport, _command(script), timeout=_LOOK_SECONDS)
-        answer = outcome.stdout.decode().split()
-        if outcome.returncode != 0 or len(answer) != 2:
+        answer, _, rest = os.fsdecode(outcome.stdout).partition("\n")
+        if answer.count(" ") != 1:
             raise refusal(outcome.stderr, remote)
-        where, kind = answer
-        if where == "in":
-            return _Target(remote, name, kind)
-        if remote.endswith("/"):
+        where, kind = answer.split(" ")
+        if where != "in" and remote.endswith("/"):
             raise _error(errno.ENOENT if kind == "nothing" else errno.ENOTDIR, remote)
-        return _Target(posixpath.dirname(remote) or ".", posixpath.basename(remote), kind)
+        directory, name = (remote, name) if where == "in" else (parent, posixpath.basename(bare))
+        table, _, real = rest.partition("\n\n")
+        real = real.removesuffix("\n")
+        on_root = real and mount_of(posixpath.join(real, name), table) == "/"
+        return _Target(directory, name, kind, real if on_root else None)
 
     async def _require_mergeable(self, source: str, path: str) -> None:
         """Raise the error that merging a tree into a directory of the node would end in."""

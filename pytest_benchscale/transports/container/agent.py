@@ -76,7 +76,7 @@ if [ /proc/$$/fd/4 -ef /proc/$$/fd/4 ] && ! [ /proc/$$/fd/4 -ef /proc/$$/fd/5 ];
 set -- /proc/[0-9]*
 _known="$*"
 _tools=
-for _t in tar cat mkdir head; do command -v $_t >/dev/null 2>&1 && _tools=$_tools,$_t; done
+for _t in tar cat chmod touch; do command -v $_t >/dev/null 2>&1 && _tools=$_tools,$_t; done
 printf '%sh%s %s %s %s\\n' $_w $$ $_ok "${{BASH_VERSION:+bash}}" "$_tools" >&4
 """
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +25,11 @@ T = TypeVar("T")
 
 _ROOT = "0"
 _SIGNAL_SECONDS = 10.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # between questions about a container whose connections broke
-_FILE_TOOLS = {"tar", "cat", "mkdir"}
+_FIRST_PAUSE, _LONGEST_PAUSE = (
+    0.01,
+    0.5,
+)  # between questions about a container whose connections broke
+_FILE_TOOLS = {"tar", "cat", "chmod", "touch"}
 
 
 class ContainerTransport:
@@ -80,19 +84,23 @@ class ContainerTransport:
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
-        await (await self._file_work()).put(local, remote)
+        async with self._file_work() as files:
+            await files.put(local, remote)
 
     async def get(self, remote: str, local: Path) -> None:
         """Copy a file or a tree out of the node."""
-        await (await self._file_work()).get(remote, local)
+        async with self._file_work() as files:
+            await files.get(remote, local)
 
     async def read_bytes(self, remote: str) -> bytes:
         """Return the content of a file."""
-        return await (await self._file_work()).read_bytes(remote)
+        async with self._file_work() as files:
+            return await files.read_bytes(remote)
 
     async def write_bytes(self, remote: str, data: bytes, mode: int | None = None) -> None:
         """Create or replace a file."""
-        await (await self._file_work()).write_bytes(remote, data, mode)
+        async with self._file_work() as files:
+            await files.write_bytes(remote, data, mode)
 
     async def aclose(self) -> None:
         """Let go of the node."""
@@ -191,15 +199,17 @@ class ContainerTransport:
             self._plain = {other for other in self._plain if not other.has_ended} | {running}
         return running
 
-    async def _file_work(self) -> TarFiles | ArchiveFiles:
-        """Return how files get in and out: with the image's own tools, or else through the daemon."""
-        if self._files is None:
-            self._files = (
-                TarFiles(self)
-                if await self._has_file_tools()
-                else ArchiveFiles(self._api, self._container)
-            )
-        return self._files
+    @asynccontextmanager
+    async def _file_work(self) -> AsyncIterator[TarFiles | ArchiveFiles]:
+        """Have files go in and out with the image's own tools, or else through the daemon's."""
+        try:
+            if self._files is None:
+                archives = ArchiveFiles(self._api, self._container)
+                has_tools = await self._has_file_tools()
+                self._files = TarFiles(self, archives) if has_tools else archives
+            yield self._files
+        except (ApiError, BackendUnavailable) as error:
+            raise await self._fate() or as_error(error) from None
 
     async def _open(self, work: Coroutine[Any, Any, T]) -> T:
         """Start something in the container, unless it is about to be frozen."""
@@ -218,8 +228,6 @@ class ContainerTransport:
             session = await self._pool(None).take()
         except NoShell:
             return False
-        except (ApiError, BackendUnavailable) as error:
-            raise await self._fate() or as_error(error) from None
         self._pool(None).give_back(session, clean=True)
         return session.hello.tools >= _FILE_TOOLS
 

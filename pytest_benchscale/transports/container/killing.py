@@ -71,7 +71,9 @@ def kill_on_this_machine(marker: str, *, deadline: float) -> bool:
     known: set[int] = set()
     while time.monotonic() < deadline:
         found: set[int] = set()
-        while more := marked(marker, known | found) - found:  # stopped, so that none can go on forking
+        while (
+            more := marked(marker, known | found) - found
+        ):  # stopped, so that none can go on forking
             _signal(more, signal.SIGSTOP)
             found |= more
         if not found:

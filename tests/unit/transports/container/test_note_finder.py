@@ -15,7 +15,8 @@ WORD = b"benchscale-0bb0:"
 def test_however_the_stream_is_cut(seed: int) -> None:
     chance = random.Random(seed)
     pieces = [WORD[:5], b"b", b"be", b"text\n", b"\n", b"\0\xff", WORD[:-1], b"benchbench"]
-    stream, expected_data, expected_notes = b"", b"", []
+    stream, expected_data = b"", b""
+    expected_notes: list[bytes] = []
     for number in range(30):
         piece = chance.choice(pieces)
         stream += piece + b"."
@@ -23,7 +24,8 @@ def test_however_the_stream_is_cut(seed: int) -> None:
         if chance.random() < 0.3:
             stream += WORD + b"p%d\n" % number
             expected_notes.append(b"p%d" % number)
-    data, notes = [], []
+    data: list[bytes] = []
+    notes: list[bytes] = []
     finder = NoteFinder(WORD, data.append, notes.append)
     while stream:
         size = chance.randint(1, 20)

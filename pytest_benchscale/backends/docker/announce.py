@@ -1,0 +1,90 @@
+"""A node that is back tells its neighbours.
+
+Who tried to reach it meanwhile has asked for its link address in vain, and fails for up to three seconds
+before it asks again (Linux, `mcast_solicit` x `retrans_time_ms`). One packet on each network spares it that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+
+from pytest_benchscale.backends.base import InterfacePlan
+from pytest_benchscale.transports.namespace import linux
+
+__all__ = ["announce"]
+
+_ETH_P_ARP = 0x0806
+_BROADCAST = b"\xff" * 6
+_ALL_NODES = "ff02::1"
+_NEIGHBOUR_ADVERTISEMENT, _OVERRIDE, _TARGET_LINK_ADDRESS = 136, 0x20000000, 2  # RFC 4861
+
+
+async def announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
+    """Tell the neighbours of a process's network namespace where its addresses are. Needs root.
+
+    Raises:
+        OSError: the kernel refuses, or the process is gone.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[OSError | None] = loop.create_future()
+
+    def tell(error: OSError | None) -> None:
+        if not done.done():
+            done.set_result(error)
+
+    def work() -> None:
+        error = None
+        try:
+            _announce(pid, interfaces)
+        except OSError as caught:
+            error = caught
+        loop.call_soon_threadsafe(tell, error)
+
+    # A thread of its own, which ends: it stays in the namespace that it enters.
+    threading.Thread(target=work, name="benchscale-announce", daemon=True).start()
+    if (error := await done) is not None:
+        raise error
+
+
+def _announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.setns(namespace, linux.CLONE_NEWNET)
+    finally:
+        os.close(namespace)
+    for interface in interfaces:
+        address = interface.address.ip
+        if isinstance(address, IPv4Address):
+            _announce_ipv4(interface.device, address)
+        else:
+            _announce_ipv6(interface.device, address)
+
+
+def _announce_ipv4(device: str, address: IPv4Address) -> None:
+    """Send a gratuitous ARP request (RFC 5227, an ARP announcement)."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as link:
+        link.bind((device, _ETH_P_ARP))
+        mac = link.getsockname()[4]
+        ethernet = _BROADCAST + mac + _ETH_P_ARP.to_bytes(2, "big")
+        request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+        link.send(ethernet + request + mac + address.packed + bytes(6) + address.packed)
+
+
+def _announce_ipv6(device: str, address: IPv6Address) -> None:
+    """Send an unsolicited neighbour advertisement."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as link:
+        link.bind((device, _ETH_P_ARP))
+        mac = link.getsockname()[4]
+    index = socket.if_nametoindex(device)
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as link:
+        link.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        link.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+        message = struct.pack("!BBHI", _NEIGHBOUR_ADVERTISEMENT, 0, 0, _OVERRIDE)
+        option = struct.pack("!BB", _TARGET_LINK_ADDRESS, 1) + mac
+        link.sendto(message + address.packed + option, (_ALL_NODES, 0, 0, index))

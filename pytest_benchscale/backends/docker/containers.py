@@ -1,0 +1,304 @@
+"""Making and starting the containers of one lab, with as few requests as possible."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import anyio
+import requests
+from anyio import to_thread
+
+from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
+from pytest_benchscale.backends.docker import failures, images, routes
+from pytest_benchscale.backends.docker.ability import Ability
+from pytest_benchscale.backends.docker.announce import announce
+from pytest_benchscale.backends.docker.dialect import Dialect
+from pytest_benchscale.backends.docker.engine import ApiError, Engine
+from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.logs import with_times
+from pytest_benchscale.backends.docker.network import Wiring, joins_in_order, routes_of
+from pytest_benchscale.backends.docker.node import DockerNode, how_it_ended
+from pytest_benchscale.backends.docker.removal import Remover
+from pytest_benchscale.backends.docker.spec import container_config, container_name, endpoint
+from pytest_benchscale.errors import LabError
+
+__all__ = ["LAB_LABEL", "NETWORK_LABEL", "NODE_LABEL", "Containers"]
+
+LAB_LABEL, NODE_LABEL, NETWORK_LABEL = "benchscale.lab", "benchscale.node", "benchscale.network"
+
+_SLEEP = ("/bin/sleep", "/usr/bin/sleep")
+_LAST_LINES = 20
+_GONE = 404
+_AT_ONCE_SECONDS = 0.1  # a command that does not live for so long was no node
+
+
+@dataclasses.dataclass
+class Containers:
+    """What it takes to make the containers of a lab."""
+
+    engine: Engine
+    lab: LabPlan
+    wirings: Mapping[str, Wiring]
+    ability: Ability
+    dialect: Dialect
+    remover: Remover
+    _sleepless: dict[str, asyncio.Future[bool]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of everything that belongs to the lab."""
+        return {**self.lab.labels, LAB_LABEL: self.lab.lab_id}
+
+    async def create(self, node: DockerNode) -> None:
+        """Create a node's container and start it.
+
+        Raises:
+            LabError: that failed, or it ended at once; shows its last output.
+        """
+        plan = node.plan
+        image = await images.ensure(
+            self.engine,
+            plan.image,
+            directory=self.lab.directory,
+            platform=None,
+            labels=self.labels,
+        )
+        config = self._config(plan, image, own_command=False)
+        await self._create(node, config)
+        if not plan.spec.command and await self._lacks_sleep(image, node):
+            await self._create_again(node, self._config(plan, image, own_command=True))
+        try:
+            await self.start(node)
+        except _NoInit:
+            self.ability = dataclasses.replace(self.ability, init=False)
+            config["HostConfig"]["Init"] = False
+            await self._create_again(node, config)
+            await self.start(node)
+
+    async def start(self, node: DockerNode, *, again: bool = False) -> None:
+        """Start a container, and attach it to those networks that have to wait until then.
+
+        `again`: its neighbours may have looked for it in vain.
+
+        Raises:
+            LabError: that failed, or it ended at once; shows its last output.
+        """
+        container, plan = node.container, node.plan
+        assert container is not None  # noqa: S101  it was created
+        try:
+            await self.engine.call(self.engine.client.start, container)
+        except ApiError as error:
+            if self.ability.init and failures.lacks_init(error):
+                raise _NoInit from error
+            raise await self._did_not_start(node, error) from error
+        for interface in self._later(plan):
+            await self._attach(node, interface)
+        state = (await self.inspect(container))["State"]
+        if not state["Running"]:
+            raise await self._ended_at_once(node, state)
+        if plan.interfaces:
+            await self._settle_routes(node, state["Pid"])
+            if again and routes.can_be_set(self.engine):
+                with contextlib.suppress(OSError):  # then its neighbours find it a little later
+                    await announce(state["Pid"], plan.interfaces)
+        node.started(state)
+        if plan.spec.command:
+            with anyio.move_on_after(_AT_ONCE_SECONDS):
+                await node.ended.wait()
+        if not node.is_alive:
+            raise await self._ended_at_once(node, (await self.inspect(container))["State"])
+
+    async def detach_later_networks(self, node: DockerNode) -> None:
+        """Detach a stopped container from what it must join after its start: its devices keep their order."""
+        for interface in self._later(node.plan):
+            network = self.wirings[interface.network].docker_name
+            try:
+                await self.engine.call(
+                    self.engine.client.disconnect_container_from_network,
+                    node.container,
+                    network,
+                    force=True,
+                )
+            except ApiError as error:
+                if error.status not in (
+                    403,
+                    404,
+                ):  # it is not on it: its last start came not so far
+                    raise failures.explain(
+                        error, f"node {node.plan.name!r} was not detached", "start", node.plan.name
+                    ) from error
+
+    async def inspect(self, container: str) -> Mapping[str, Any]:
+        """Return what the daemon knows of a container."""
+        known: Mapping[str, Any] = await self.engine.call(
+            self.engine.client.inspect_container, container
+        )
+        return known
+
+    async def log(self, node: DockerNode, *, times: bool = False) -> str:
+        """Return what a container has written."""
+        if node.container is None:
+            return ""
+        since = 0 if times else node.log.since
+        read = functools.partial(_read_log, self.engine, node, since, times)
+        text: str = await self.engine.call(read)
+        return text
+
+    def _config(self, plan: NodePlan, image: str, *, own_command: bool) -> dict[str, Any]:
+        return container_config(
+            plan,
+            self.lab,
+            self.wirings,
+            image,
+            self.labels | {NODE_LABEL: plan.name},
+            ability=self.ability,
+            dialect=self.dialect,
+            own_command=own_command,
+        )
+
+    async def _create(self, node: DockerNode, config: dict[str, Any]) -> None:
+        plan = node.plan
+        node.creation = Errand(
+            self.engine,
+            self.engine.client.create_container_from_config,
+            config=config,
+            name=container_name(self.lab, plan),
+        )
+        try:
+            node.container = await node.creation.identifier()
+        except ApiError as error:
+            what = f"node {plan.name!r} could not be created"
+            raise failures.explain(error, what, "create", plan.name) from error
+        for interface in self._sooner(plan)[1:]:
+            await self._attach(node, interface)
+
+    async def _create_again(self, node: DockerNode, config: dict[str, Any]) -> None:
+        assert node.container is not None  # noqa: S101  it was created
+        await self.remover.container(node.container)
+        await self._create(node, config)
+
+    async def _attach(self, node: DockerNode, interface: InterfacePlan) -> None:
+        settings = endpoint(node.plan, interface, self.ability)
+        ipam = settings["IPAMConfig"]
+        try:
+            await self.engine.call(
+                self.engine.client.connect_container_to_network,
+                node.container,
+                self.wirings[interface.network].docker_name,
+                ipv4_address=ipam.get("IPv4Address"),
+                ipv6_address=ipam.get("IPv6Address"),
+                aliases=settings["Aliases"],
+                mac_address=settings.get("MacAddress"),
+            )
+        except ApiError as error:
+            what = f"node {node.plan.name!r} could not be attached to network {interface.network!r}"
+            raise failures.explain(error, what, "networks", node.plan.name) from error
+
+    def _sooner(self, plan: NodePlan) -> tuple[InterfacePlan, ...]:
+        """Return the attachments that a container may have before it starts, and keep their device names.
+
+        Of three and more, Docker sorts but the first.
+        """
+        if len(plan.interfaces) < 2 or not self.dialect.sorts_networks:
+            return plan.interfaces
+        first, second, *_ = plan.interfaces
+        in_order = joins_in_order(self.wirings[first.network], self.wirings[second.network])
+        return plan.interfaces[: 2 if in_order else 1]
+
+    def _later(self, plan: NodePlan) -> tuple[InterfacePlan, ...]:
+        return plan.interfaces[len(self._sooner(plan)) :]
+
+    async def _lacks_sleep(self, image: str, node: DockerNode) -> bool:
+        """Return whether an image has no `sleep`; looked up once for all nodes, in the first one's files."""
+        if image not in self._sleepless:
+            look = functools.partial(_has_none_of, self.engine, str(node.container), _SLEEP)
+            self._sleepless[image] = asyncio.ensure_future(self.engine.call(look))
+        return await asyncio.shield(self._sleepless[image])
+
+    async def _settle_routes(self, node: DockerNode, pid: int) -> None:
+        wanted = routes_of(node.plan, self.wirings)
+        if not self.engine.address.is_local:
+            await self._change_routes_by_exec(node, wanted)
+            return
+        try:
+            found = await to_thread.run_sync(routes.gateway_routes, pid)
+            missing, superfluous = set(wanted) - found, found - set(wanted)
+            if not missing and not superfluous:
+                return
+            if routes.can_be_set(self.engine):
+                in_order = [route for route in wanted if route in missing]
+                await routes.change_in_namespace(pid, superfluous, in_order)
+                return
+        except OSError:
+            pass  # the daemon is in a machine of its own, or the container has ended
+        await self._change_routes_by_exec(node, wanted)
+
+    async def _change_routes_by_exec(self, node: DockerNode, wanted: tuple[Any, ...]) -> None:
+        await routes.change_by_exec(self.engine, str(node.container), wanted, node.plan.name)
+
+    async def _did_not_start(self, node: DockerNode, error: ApiError) -> LabError:
+        name = node.plan.name
+        port = failures.taken_port(error)
+        if port is None:
+            return failures.explain(error, f"node {name!r} could not be started", "start", name)
+        others = await self.engine.call(self.engine.client.containers)
+        holder = failures.port_holder(port, others, node.container)
+        return LabError(
+            f"node {name!r} could not be started: port {port} is taken, {holder}",
+            node=name,
+            step="ports",
+            resolution=f"end what has port {port}, or publish another one under `ports:`",
+        )
+
+    async def _ended_at_once(self, node: DockerNode, state: dict[str, Any]) -> LabError:
+        name = node.plan.name
+        lines = (await self.log(node)).splitlines()[-_LAST_LINES:]
+        return LabError(
+            f"node {name!r} ended as soon as it was started: {how_it_ended(state)}",
+            node=name,
+            step="start",
+            details="\n".join(lines) or "it wrote nothing",
+            resolution="correct its `command`: a node lives as long as its main process",
+        )
+
+
+class _NoInit(Exception):
+    """The machine of the daemon has no program that could be the first process."""
+
+
+def _read_log(engine: Engine, node: DockerNode, since: int, times: bool) -> str:
+    wanted = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": since}
+    try:
+        body = _get(engine, f"containers/{node.container}/logs", wanted).content
+    except ApiError as error:
+        if error.status != _GONE:
+            raise
+        return node.log.text  # somebody has removed the container
+    return with_times(body) if times else node.log.update(body)
+
+
+def _has_none_of(engine: Engine, container: str, paths: tuple[str, ...]) -> bool:
+    return not any(
+        engine.client.head(
+            _url(engine, f"containers/{container}/archive"), params={"path": path}
+        ).ok
+        for path in paths
+    )
+
+
+def _get(engine: Engine, path: str, parameters: Mapping[str, Any]) -> requests.Response:
+    response: requests.Response = engine.client.get(
+        _url(engine, path), params=parameters, timeout=engine.client.timeout
+    )
+    if not response.ok:
+        raise ApiError(response.status_code, response.json().get("message", response.reason))
+    return response
+
+
+def _url(engine: Engine, path: str) -> str:
+    return f"{engine.client.base_url}/v{engine.client.api_version}/{path}"

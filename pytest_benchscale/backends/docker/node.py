@@ -1,0 +1,128 @@
+"""A node of the `docker` backend: a container, and what is known of it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+
+from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
+from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.logs import Log
+from pytest_benchscale.errors import BenchscaleError, NodeDied
+from pytest_benchscale.transports.container.client import ContainerTransport
+
+__all__ = ["DockerNode", "how_it_ended", "nanoseconds"]
+
+_ALIVE = frozenset({NodeStatus.RUNNING, NodeStatus.PAUSED})
+
+
+class DockerNode:
+    """A node as this side knows it. Times are the daemon's, in nanoseconds since 1970."""
+
+    def __init__(self, plan: NodePlan) -> None:
+        self.plan = plan
+        self.status = NodeStatus.STOPPED
+        self.reason: str | None = None
+        self.container: str | None = None
+        self.creation: Errand | None = None
+        self.transport: ContainerTransport | None = None
+        self.log = Log()
+        self.ended = anyio.Event()
+        """Set by the end of the present run."""
+        self._started = 0
+        self._death = 0
+        self._death_reason = ""
+        self._out_of_memory = 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs or is paused."""
+        return self.status in _ALIVE
+
+    def info(self) -> NodeInfo:
+        """Return its state as the lab wants it."""
+        interfaces = self.plan.interfaces
+        return NodeInfo(
+            name=self.plan.name,
+            status=self.status,
+            addresses={one.network: one.address.ip for one in interfaces},
+            interfaces={one.network: one.device for one in interfaces},
+            reason=self.why() if self.status is NodeStatus.DEAD else None,
+        )
+
+    def why(self) -> str:
+        """Return why nothing can be done in the node now."""
+        return self.reason or f"it is {self.status}"
+
+    def started(self, state: dict[str, Any]) -> None:
+        """Take note that the container runs, according to its `State`.
+
+        The news of its end may have come before.
+        """
+        self._started = nanoseconds(state["StartedAt"])
+        self.status, self.reason = NodeStatus.RUNNING, None
+        self.ended = anyio.Event()
+        if self._death >= self._started:
+            self.died(self._death, self._death_reason)
+
+    def ran_out_of_memory(self, when: int) -> None:
+        """Take note of the news that the kernel killed something in it for want of memory."""
+        self._out_of_memory = when
+
+    def died(self, when: int, reason: str) -> None:
+        """Take note of the news that the container has ended, perhaps an earlier run of it."""
+        if self._out_of_memory >= max(self._started, 1):
+            reason = f"{reason}, after the kernel had killed a process of it for want of memory"
+        self._death, self._death_reason = when, reason
+        if not self.is_alive:
+            return
+        if when >= self._started:
+            self.status, self.reason = NodeStatus.DEAD, reason
+            self.ended.set()
+            self.lost(NodeDied(self.plan.name, reason))
+
+    def still(self, status: NodeStatus) -> None:
+        """Take a change of state back that was not made, or nobody knows."""
+        self.status = status
+        if self._death:
+            self.died(self._death, self._death_reason)
+
+    def seen(self, state: dict[str, Any]) -> None:
+        """Take over the container's `State` as the daemon tells it, after its news were missed."""
+        if not self.is_alive:
+            return
+        if state.get("Running"):
+            self.status = NodeStatus.PAUSED if state.get("Paused") else NodeStatus.RUNNING
+        else:
+            self.died(nanoseconds(state.get("FinishedAt", "")), how_it_ended(state))
+
+    def lost(self, error: BenchscaleError) -> None:
+        """Let go of the way in: everything on it ends with this error."""
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            transport.lost(error)
+
+
+def how_it_ended(state: dict[str, Any]) -> str:
+    """Return the end of a container in words, of its `State` or of the attributes of an event."""
+    code = state.get("ExitCode", state.get("exitCode"))
+    reason = f"its main process ended with exit code {code}"
+    if isinstance(error := state.get("Error"), str) and error:
+        reason = f"{reason}: {error}"
+    if state.get("OOMKilled"):
+        reason = f"{reason}, killed by the kernel for want of memory"
+    return reason
+
+
+def nanoseconds(time: str) -> int:
+    """Return a time in RFC 3339, such as 2025-01-31T12:00:00.123456789Z, as nanoseconds since 1970."""
+    match = re.fullmatch(r"(.{19})(?:\.([0-9]{1,9})[0-9]*)?(Z|[+-][0-9:]{5})", time)
+    if match is None:
+        return 0
+    seconds, fraction, zone = match.groups("0")
+    whole = datetime.fromisoformat(seconds + ("+00:00" if zone == "Z" else zone))
+    elapsed = whole.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return (elapsed.days * 86400 + elapsed.seconds) * 10**9 + int(fraction.ljust(9, "0"))

@@ -1,0 +1,169 @@
+"""From a node's plan to the container that Docker is asked for."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
+from pytest_benchscale.backends.docker.ability import Ability
+from pytest_benchscale.backends.docker.dialect import Dialect
+from pytest_benchscale.backends.docker.network import Wiring
+from pytest_benchscale.errors import LabError
+
+__all__ = ["IDLE", "container_config", "container_name", "endpoint", "ports_of"]
+
+IDLE = ("sleep", "2147483647")
+"""What runs in a node without a command: 68 years, since not every `sleep` knows "infinity"."""
+
+_INITS = frozenset(
+    {"init", "systemd", "openrc-init", "runit-init", "s6-svscan", "tini", "dumb-init"}
+)
+_PORT = re.compile(
+    r"(?:(?:(?P<ip>[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?(?P<host>[0-9]*):)?"
+    r"(?P<node>[0-9]+)(?:/(?P<protocol>[a-z]+))?"
+)
+
+
+def container_name(lab: LabPlan, plan: NodePlan) -> str:
+    """Return the name of a node's container; no other lab's has it."""
+    return f"benchscale-{lab.lab_id}-{plan.hostname}"
+
+
+def container_config(
+    plan: NodePlan,
+    lab: LabPlan,
+    wirings: Mapping[str, Wiring],
+    image: str,
+    labels: Mapping[str, str],
+    *,
+    ability: Ability,
+    dialect: Dialect,
+    own_command: bool = False,
+) -> dict[str, Any]:
+    """Return the body of the request that creates a node's container, on its first network.
+
+    With `own_command` an idle node runs what its image says, not `IDLE`.
+
+    Raises:
+        LabError: the source of a volume is not there.
+    """
+    first = plan.interfaces[0] if plan.interfaces else None
+    ports = ports_of(plan.spec.ports)
+    config: dict[str, Any] = {
+        "Image": image,
+        "Hostname": plan.hostname,
+        "Env": [f"{key}={value}" for key, value in plan.env.items()],
+        "Labels": dict(labels),
+        "ExposedPorts": {port: {} for port in ports},
+        "HostConfig": _host_config(plan, lab, ability, dialect),
+    }
+    config["HostConfig"]["PortBindings"] = ports
+    if plan.spec.command:
+        config["Cmd"] = list(plan.spec.command)
+    elif not own_command:
+        config["Entrypoint"], config["Cmd"] = [], list(IDLE)
+    if first is None:
+        config["HostConfig"]["NetworkMode"] = "none"
+        return config
+    if not any(wirings[one.network].plan.internet for one in plan.interfaces):
+        # Docker's own name server would pass on what it does not know to those of the host, from where
+        # there is a way out. When nobody answers it says nothing at all, which takes 10 s by default.
+        config["HostConfig"]["Dns"] = ["127.0.0.1"]
+        config["HostConfig"]["DnsOptions"] = ["timeout:1", "attempts:1"]
+    network = wirings[first.network].docker_name
+    # By name: what a container is on before its start is looked up by that.
+    config["HostConfig"]["NetworkMode"] = network
+    config["NetworkingConfig"] = {"EndpointsConfig": {network: endpoint(plan, first, ability)}}
+    if not ability.endpoint_mac:
+        config["MacAddress"] = first.mac
+    return config
+
+
+def endpoint(plan: NodePlan, interface: InterfacePlan, ability: Ability) -> dict[str, Any]:
+    """Return how a node is attached to a network."""
+    address = interface.address.ip
+    settings: dict[str, Any] = {
+        "Aliases": [plan.name],
+        "IPAMConfig": {f"IPv{address.version}Address": str(address)},
+    }
+    if ability.endpoint_mac:
+        settings["MacAddress"] = interface.mac
+    return settings
+
+
+def ports_of(published: Sequence[str]) -> dict[str, list[dict[str, str]]]:
+    """Return Docker's form of published ports, `[[ADDRESS:]HOST:]NODE[/PROTOCOL]`."""
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for text in published:
+        match = _PORT.fullmatch(text)
+        assert match is not None, text  # noqa: S101  the model has checked it
+        binding = {"HostIp": (match["ip"] or "").strip("[]"), "HostPort": match["host"] or ""}
+        bindings.setdefault(f"{match['node']}/{match['protocol'] or 'tcp'}", []).append(binding)
+    return bindings
+
+
+def _host_config(
+    plan: NodePlan, lab: LabPlan, ability: Ability, dialect: Dialect
+) -> dict[str, Any]:
+    spec = plan.spec
+    config: dict[str, Any] = {
+        "ExtraHosts": [f"{name}:{ip}" for name, ips in plan.hosts.items() for ip in ips],
+        "LogConfig": {"Type": dialect.log_driver, "Config": dict(dialect.log_options)},
+        "Init": ability.init and not _is_init(spec.command),
+    }
+    if plan.forwards:
+        config["Sysctls"] = _forwarding(plan)
+    if spec.volumes:
+        config["Mounts"], config["Binds"] = _volumes(plan, lab)
+    if spec.memory_mb is not None and ability.memory_limit:
+        config["Memory"] = spec.memory_mb << 20
+        if ability.swap_limit:
+            config["MemorySwap"] = spec.memory_mb << 20  # both together: no swap beside it
+    # A limit above what there is limits nothing, and Docker refuses it.
+    if spec.vcpus is not None and ability.cpu_limit and not 0 < ability.cpus <= spec.vcpus:
+        config["NanoCpus"] = int(spec.vcpus * 1_000_000_000)
+    return config
+
+
+def _is_init(command: Sequence[str] | None) -> bool:
+    return command is not None and posixpath.basename(command[0]) in _INITS
+
+
+def _forwarding(plan: NodePlan) -> dict[str, str]:
+    versions = {one.address.version for one in plan.interfaces}
+    sysctls = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+    return {sysctls[version]: "1" for version in sorted(versions)}
+
+
+def _volumes(plan: NodePlan, lab: LabPlan) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a node's volumes as mounts, and as binds those that are to be relabelled for SELinux."""
+    mounts, binds = [], []
+    for text in plan.spec.volumes:
+        source, target, *modes = text.split(":")
+        path = _source(source, text, plan, lab)
+        options = set(modes[0].split(",")) if modes else set()
+        if options & {"z", "Z"}:
+            binds.append(f"{path}:{target}:{modes[0]}")
+        else:
+            mounts.append(
+                {"Type": "bind", "Source": path, "Target": target, "ReadOnly": "ro" in options}
+            )
+    return mounts, binds
+
+
+def _source(source: str, text: str, plan: NodePlan, lab: LabPlan) -> str:
+    # Docker itself would make an empty directory of one that is missing.
+    path = Path(os.path.realpath(lab.directory / source))
+    if not path.exists():
+        raise LabError(
+            f"node {plan.name!r}: the source of volume {text!r} does not exist: {path}",
+            node=plan.name,
+            step="volumes",
+            resolution="create it, or correct the path: it is relative to the topology's file",
+        )
+    return str(path)

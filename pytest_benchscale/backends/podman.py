@@ -1,0 +1,151 @@
+"""Nodes as Podman containers: the backend for Docker, over Podman's Docker-compatible service.
+
+What Podman does otherwise is in its dialect; what is here is where its service is.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anyio
+from anyio import to_thread
+
+from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
+from pytest_benchscale.backends.docker import connection
+from pytest_benchscale.backends.docker.backend import DockerBackend
+from pytest_benchscale.backends.docker.diagnosis import PODMAN as PRODUCT
+from pytest_benchscale.backends.docker.dialect import PODMAN, Dialect
+from pytest_benchscale.backends.docker.endpoints import Endpoint
+from pytest_benchscale.backends.docker.engine import Engine
+from pytest_benchscale.backends.podman_service import NotStarted, PodmanService
+from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
+
+__all__ = ["PodmanBackend", "filters_bridges", "find_podman"]
+
+_BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_VANISHED = (
+    "no such network interface"  # Go's `net.Interfaces`, which lists first and then looks at each
+)
+_TRIES, _PAUSE = 8, 0.05
+
+_service = PodmanService()
+
+
+class PodmanBackend(DockerBackend):
+    """Nodes as containers of Podman, of root's or of an ordinary user's."""
+
+    name: ClassVar[str] = "podman"
+    dialect: ClassVar[Dialect] = PODMAN
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._uses_service = False
+
+    async def connect(self) -> Engine:
+        """Connect to the service that there is, else to one that is started for us."""
+        endpoint = find_podman() or await self._own_service()
+        return await connection.connect(self.name, endpoint, PRODUCT)
+
+    async def open(self, plan: LabPlan) -> None:
+        """Do the same as for Docker; refuse routers where the firewall would hide who sent a packet."""
+        await super().open(plan)
+        routers = [node.name for node in plan.nodes if node.forwards]
+        if routers and not self.last_ability.internal:
+            raise NotSupported(
+                self.name,
+                "nodes that are routers, on this machine",
+                details=f"node {routers[0]!r} is one; bridged packets go through the firewall here "
+                "(net.bridge.bridge-nf-call-iptables is 1), and Podman's rules let no network see the "
+                "addresses of another",
+                resolution="`sudo sysctl net.bridge.bridge-nf-call-iptables=0`, or use the backend "
+                "'docker', or a rootless Podman",
+            )
+
+    async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
+        """Do the same as for Docker; again when somebody's interface vanished while Podman looked at all."""
+        for _ in range(_TRIES):
+            try:
+                return await super().create_network(plan)
+            except LabError as error:
+                if _VANISHED not in error.brief:
+                    raise
+            await anyio.sleep(_PAUSE)
+        return await super().create_network(plan)
+
+    async def can_be_internal(self, engine: Engine, info: Mapping[str, Any]) -> bool:
+        """Return whether packets pass on internal networks.
+
+        Where bridged packets go through the firewall, something must let them pass if it drops by default, as
+        Docker's does. Docker does so for its networks, Podman only for those not internal. A rootless
+        Podman has a firewall of its own.
+        """
+        if _is_rootless(info) or not engine.address.is_local:
+            return True
+        return not await to_thread.run_sync(filters_bridges)
+
+    async def close(self) -> None:
+        """Do the same as for Docker; a service of ours ends with its last lab."""
+        try:
+            await super().close()
+        finally:
+            if self._uses_service:
+                self._uses_service = False
+                await to_thread.run_sync(_service.release)
+
+    async def _own_service(self) -> Endpoint:
+        if not self._uses_service:
+            try:
+                path = await to_thread.run_sync(_service.acquire)
+            except NotStarted as error:
+                raise BackendUnavailable(
+                    self.name, f"no service answers, and {error}", resolution=_advice()
+                ) from error
+            self._uses_service, self._path = True, path
+        return Endpoint(f"unix://{self._path}", "started for this run")
+
+
+def find_podman(environment: Mapping[str, str] = os.environ) -> Endpoint | None:
+    """Return where Podman's service is: where CONTAINER_HOST says, else where it answers."""
+    if host := environment.get("CONTAINER_HOST"):
+        return Endpoint(host, "CONTAINER_HOST")
+    own = environment.get("XDG_RUNTIME_DIR")
+    candidates = [Path(own) / "podman/podman.sock"] if own else []
+    if os.geteuid() == 0:
+        candidates.append(Path("/run/podman/podman.sock"))
+    for path in candidates:
+        if _answers(path):
+            return Endpoint(f"unix://{path}", "the default")
+    return None
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+def _is_rootless(info: Mapping[str, Any]) -> bool:
+    options = info.get("SecurityOptions") or ()
+    return bool(info.get("Rootless")) or any("rootless" in option for option in options)
+
+
+def filters_bridges() -> bool:
+    """Return whether what passes a bridge of this machine goes through its firewall."""
+    try:
+        return _BRIDGE_FILTER.read_text().strip() == "1"
+    except OSError:  # the kernel's module is not loaded, or this is not Linux
+        return False
+
+
+def _advice(platform: str = sys.platform) -> str:
+    if platform.startswith("linux"):
+        return PRODUCT.start
+    return "start its machine (`podman machine start`) and name the socket that it tells in CONTAINER_HOST"

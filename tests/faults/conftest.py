@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemons import private
+from tests.daemons.hooks import nothing_left_in_daemons, pytest_configure, pytest_runtest_setup
+from tests.daemons.private import PrivateDockerd
 from tests.faults.sessions import NOBODY, interpreter_for_nobody
 from tests.machine import Snapshot, wait_until_as_before
+
+__all__ = ["nothing_left_in_daemons", "pytest_configure", "pytest_runtest_setup"]
 
 if sys.platform != "linux":
     collect_ignore_glob = ["*"]
@@ -47,3 +52,10 @@ def as_nobody(workplace: Path) -> str:
         pytest.skip(message)
     os.chown(workplace, NOBODY, NOBODY)
     return python
+
+
+@pytest.fixture
+def private_dockerd() -> Iterator[PrivateDockerd]:
+    """A dockerd of the test's own, with the test image `debian`."""
+    with private.private_dockerd() as dockerd:
+        yield dockerd

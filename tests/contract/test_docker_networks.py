@@ -1,0 +1,224 @@
+"""What is special to networks that are Docker's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_benchscale import Lab, LabError
+from pytest_benchscale.backends.docker import kernel_routes
+from pytest_benchscale.backends.docker.backend import DockerBackend
+from pytest_benchscale.errors import SubnetTaken
+from pytest_benchscale.lab.portal import Portal
+from tests.contract.docker_labs import daemon, networks, opened, topology
+
+pytestmark = [pytest.mark.daemon("docker")]
+
+FOUR = """
+    networks:
+      - {name: zulu}
+      - {name: mike}
+      - {name: six, subnet: "fd42:911::/64"}
+      - {name: alpha}
+    nodes:
+      - {name: all}
+      - {name: some, networks: [alpha, six]}
+      - {name: backwards, networks: [alpha, mike, zulu]}
+    """
+
+
+@pytest.fixture
+def api() -> Iterator[Any]:
+    with daemon() as client:
+        yield client
+
+
+@contextmanager
+def network(api: Any, subnet: str) -> Iterator[str]:
+    """Have a network of the user's own."""
+    pool = {"Driver": "default", "Config": [{"Subnet": subnet}]}
+    made = api.create_network("users-own", driver="bridge", ipam=pool)["Id"]
+    try:
+        yield made
+    finally:
+        api.remove_network(made)
+
+
+# --- devices, addresses, routes ---
+
+
+async def test_devices_are_in_the_order_of_the_file_also_after_a_start():
+    async with opened(FOUR) as lab:
+        for _ in range(3):
+            for node in lab.nodes.values():
+                names = list(node.interfaces.values())
+                assert names == [f"eth{number}" for number in range(len(names))]
+                for name, device in node.interfaces.items():
+                    shown = await node.exec(["ip", "-o", "address", "show", "dev", device])
+                    assert f" {node.addresses[name]}/" in shown.stdout
+            await lab["all"].restart()
+            await lab["backwards"].kill()
+            await lab["backwards"].start()
+
+
+async def test_every_bridge_has_the_address_of_the_gateway_unless_a_node_has_it(api):
+    text = """
+        networks:
+          - {name: plain, subnet: 10.233.0.0/24}
+          - {name: routed, subnet: 10.233.1.0/24, gateway: 10.233.1.1}
+        nodes:
+          - {name: a, networks: [plain]}
+          - {name: router, networks: [plain, {name: routed, address: 10.233.1.1}]}
+        """
+    async with opened(text) as lab:
+        made = networks(api, lab)
+        assert made["plain"]["IPAM"]["Config"][0]["Gateway"] == "10.233.0.1"
+        assert made["routed"]["IPAM"]["Config"][0]["Gateway"] == "10.233.1.254"
+        forwarding = await lab["router"].read_text("/proc/sys/net/ipv4/ip_forward")
+        assert forwarding == "1\n"
+
+
+async def test_only_a_network_with_internet_has_a_default_route(api):
+    text = """
+        networks: [{name: lan}, {name: wan, internet: true}]
+        nodes:
+          - {name: inside, networks: [lan]}
+          - {name: both}
+          - {name: outside, networks: [wan]}
+        """
+    async with opened(text) as lab:
+        for _ in range(2):
+            for node in lab.nodes.values():
+                table = kernel_routes.parse_ipv4(await node.read_text("/proc/net/route"))
+                gateways = {str(route.via) for route in table if route.via is not None}
+                bridge = networks(api, lab)["wan"]["IPAM"]["Config"][0]["Gateway"]
+                assert gateways == (set() if node.name == "inside" else {bridge})
+                await node.restart()
+
+
+async def test_a_name_that_nobody_has_is_refused_soon():
+    async with opened("{network: {name: lan}, nodes: [{name: a}]}") as lab:
+        begun = time.monotonic()
+        assert not (await lab["a"].exec(["getent", "ahosts", "nobody.example"])).ok
+        assert time.monotonic() - begun < 4
+
+
+async def test_the_links_of_a_node_are_devices_of_this_machine():
+    async with opened(FOUR) as lab:
+        backend = lab["all"]._machine.context.backend
+        found = await lab.portal.call(backend.links, "all")
+        assert list(found) == list(lab["all"].interfaces)
+        for name, device in found.items():
+            index = int(Path(f"/sys/class/net/{device}/iflink").read_text())
+            inside = lab["all"].interfaces[name]
+            text = await lab["all"].read_text(f"/sys/class/net/{inside}/ifindex")
+            assert int(text) == index
+            bridge = Path(f"/sys/class/net/{device}/master").resolve().name
+            assert bridge == lab.networks[name].bridge
+
+
+# --- subnets ---
+
+
+async def test_a_subnet_that_another_network_has_is_refused_with_its_name(api):
+    with network(api, "10.234.0.0/16"), pytest.raises(SubnetTaken, match="'users-own'") as caught:
+        async with opened("{network: {name: lan, subnet: 10.234.5.0/24}, nodes: [{name: a}]}"):
+            pytest.fail("the lab came up")
+    assert "10.234.0.0/16" in str(caught.value)
+    assert str(caught.value.subnet) == "10.234.5.0/24"
+
+
+async def test_a_subnet_that_another_lab_has_is_refused_with_its_name():
+    text = "{network: {name: lan, subnet: 10.234.6.0/24}, nodes: [{name: a}]}"
+    async with opened(text) as lab:
+        with pytest.raises(SubnetTaken, match=rf"lab {lab.lab_id} of process \d+"):
+            async with opened(text):
+                pytest.fail("the lab came up")
+
+
+async def test_a_subnet_that_the_machine_has_a_route_to_is_refused():
+    routes = [route for route in kernel_routes.read() if route.destination.prefixlen]
+    physical = next(route for route in routes if not route.device.startswith(("br-", "docker")))
+    text = f"{{network: {{name: lan, subnet: '{physical.destination}'}}, nodes: [{{name: a}}]}}"
+    with pytest.raises(SubnetTaken, match=f"route to it, through {physical.device}"):
+        async with opened(text):
+            pytest.fail("the lab came up")
+
+
+async def test_free_subnets_are_chosen_around_those_in_use(api):
+    text = "{network: {name: lan}, nodes: [{name: a}]}"
+    async with opened(text) as lab:
+        free = lab.networks["lan"].subnet
+    with network(api, str(free)):
+        async with opened(text) as lab:
+            assert not lab.networks["lan"].subnet.overlaps(free)
+
+
+async def test_labs_that_come_up_at_the_same_moment_get_different_subnets():
+    text = "{networks: [{name: lan}, {name: wan}], nodes: [{name: a}]}"
+    labs = [opened(text) for _ in range(4)]
+    opened_labs = await asyncio.gather(*(lab.__aenter__() for lab in labs))
+    try:
+        subnets = {one.subnet for lab in opened_labs for one in lab.networks.values()}
+        assert len(subnets) == 8
+    finally:
+        await asyncio.gather(*(lab.__aexit__(None, None, None) for lab in labs))
+
+
+async def test_a_subnet_too_small_for_a_bridge_is_explained():
+    text = """
+        network: {name: lan, subnet: 10.234.7.0/30}
+        nodes: [{name: a}, {name: b}]
+        """
+    with pytest.raises(LabError, match="no address left") as caught:
+        async with opened(text):
+            pytest.fail("the lab came up")
+    assert "subnet" in str(caught.value.resolution)
+
+
+# --- many ---
+
+
+def waited_for_a_processor() -> dict[str, float]:
+    """Return for how many seconds each of our threads was ready to run, and others were running."""
+    waited = {}
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            waited[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+    return waited
+
+
+async def test_fifty_nodes_come_up_without_holding_up_the_event_loop():
+    nodes = ", ".join(f"{{name: n{number}}}" for number in range(50))
+    fifty = topology(f"{{network: {{name: lan}}, nodes: [{nodes}]}}")
+    gaps: list[float] = []
+
+    async def beat() -> None:
+        while True:
+            begun, waited = time.perf_counter(), waited_for_a_processor()
+            await asyncio.sleep(0.005)
+            late = time.perf_counter() - begun - 0.005
+            # What other programs on the machine take is not ours: from the loop's thread, or from
+            # the one that has the interpreter's lock.
+            now = waited_for_a_processor()
+            gaps.append(late - max(now[thread] - waited.get(thread, 0.0) for thread in now))
+
+    async def up_and_down() -> None:
+        beating = asyncio.create_task(beat())
+        lab = Lab(fifty, DockerBackend(), portal=portal)
+        try:
+            await lab.up()
+            assert all(result.ok for result in (await lab.exec("true")).values())
+        finally:
+            await lab.down()
+            beating.cancel()
+
+    with Portal() as portal:
+        await portal.call(up_and_down)
+    assert max(gaps) < 0.05

@@ -1,0 +1,300 @@
+"""A Docker daemon that is reached over TCP or ssh: everything works that needs no shared file system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
+from pytest_benchscale.lab.lab import Lab
+from pytest_benchscale.topology.loader import load_text
+from tests.daemons.endpoints import find
+from tests.daemons.images import reference
+from tests.daemons.needs import skip_or_fail
+
+pytestmark = pytest.mark.daemon("docker")
+
+PAIR = f"""
+metadata: {{name: remote-pair}}
+network: {{name: lan}}
+nodes:
+  - {{name: one, image: "{reference("debian")}"}}
+  - {{name: two, image: "{reference("debian")}"}}
+"""
+
+
+@contextmanager
+def forwarded(path: str) -> Iterator[int]:
+    """Have a TCP port of the loopback interface lead to a Unix socket."""
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:  # one of them has closed
+            pass
+
+    def connect(client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as daemon:
+            daemon.connect(path)
+            back = threading.Thread(target=copy, args=(daemon, client))
+            back.start()
+            copy(client, daemon)
+            back.join()
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:  # it was shut down
+                return
+            threading.Thread(target=connect, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+class SSHServer:
+    """An sshd of the test's own on a loopback port, with keys that live as long as it."""
+
+    def __init__(self, directory: Path, program: str, docker_host: str) -> None:
+        self.directory = directory
+        self._key("host")
+        self._key("user")
+        (directory / "authorized").write_text((directory / "user.pub").read_text())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        host_key = (directory / "host.pub").read_text()
+        (directory / "known").write_text(f"[127.0.0.1]:{self.port} {host_key}")
+        path = os.environ["PATH"]
+        self._write(
+            "sshd_config",
+            *("ListenAddress 127.0.0.1", f"Port {self.port}", f"HostKey {directory}/host"),
+            *("PidFile none", "UsePAM no", "StrictModes no", "PasswordAuthentication no"),
+            *(f"AuthorizedKeysFile {directory}/authorized", "PermitRootLogin yes"),
+            f"SetEnv PATH={path} DOCKER_HOST={docker_host}",
+        )
+        self._write(
+            "ssh_config", f"IdentityFile {directory}/user", f"UserKnownHostsFile {directory}/known"
+        )
+        # What runs `ssh` finds this first: the keys must not be the user's own.
+        wrapper = self._write(
+            "ssh", "#!/bin/sh", f'exec {shutil.which("ssh")} -F {directory}/ssh_config "$@"'
+        )
+        wrapper.chmod(0o755)
+        self._log = (directory / "log").open("wb")
+        self._process = subprocess.Popen(
+            [program, "-D", "-e", "-f", f"{directory}/sshd_config"], stderr=self._log
+        )
+        self._wait()
+
+    @property
+    def url(self) -> str:
+        return f"ssh://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._log.close()
+
+    def freeze(self) -> None:
+        """Stop every process of the server."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._pids():
+            os.kill(pid, signal.SIGCONT)
+
+    def _pids(self) -> list[int]:
+        return [self._process.pid]
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except ConnectionRefusedError:
+                log = (self.directory / "log").read_text()
+                assert self._process.poll() is None, log
+                assert time.monotonic() < deadline, log
+                time.sleep(0.02)
+            else:
+                return
+
+    def _key(self, name: str) -> None:
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.directory / name)]
+        subprocess.run(command, check=True)
+
+    def _write(self, name: str, *lines: str) -> Path:
+        path = self.directory / name
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return path
+
+
+@pytest.fixture(scope="module")
+def ssh_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SSHServer]:
+    program = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
+    missing = [name for name in ("ssh", "ssh-keygen", "docker") if not shutil.which(name)]
+    if program is None or missing:
+        skip_or_fail(f"not installed: {', '.join(missing or ['sshd'])} (openssh-server, docker.io)")
+    assert program
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(
+            exist_ok=True
+        )  # Debian's sshd wants it, and its own scripts make it
+    server = SSHServer(tmp_path_factory.mktemp("sshd"), program, find("docker"))
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def over_tcp(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with forwarded(find("docker").removeprefix("unix://")) as port:
+        url = f"tcp://127.0.0.1:{port}"
+        monkeypatch.setenv("DOCKER_HOST", url)
+        yield url
+
+
+@pytest.fixture
+def over_ssh(monkeypatch: pytest.MonkeyPatch, ssh_server: SSHServer) -> str:
+    monkeypatch.setenv("DOCKER_HOST", ssh_server.url)
+    monkeypatch.setenv("PATH", f"{ssh_server.directory}:{os.environ['PATH']}")
+    return ssh_server.url
+
+
+@pytest.fixture(params=["tcp", "ssh"])
+def remote(request: pytest.FixtureRequest) -> str:
+    """The URL of the daemon, which DOCKER_HOST names."""
+    url: str = request.getfixturevalue(f"over_{request.param}")
+    return url
+
+
+async def test_a_lab_lives_on_a_remote_daemon(remote, tmp_path):
+    (tmp_path / "tree/deep").mkdir(parents=True)
+    (tmp_path / "tree/deep/file").write_text("content")
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        one, two = lab["one"], lab["two"]
+        assert (await one.exec("hostname; cat", input="in\n", check=True)).stdout == "one\nin\n"
+        assert (await one.exec(["ping", "-c1", "two"])).ok
+        assert (await one.exec("exit 7")).returncode == 7
+        results = await lab.exec("echo it")
+        assert {result.stdout for result in results.values()} == {"it\n"}
+        large = await one.exec("head -c 5000000 /dev/zero", check=True)
+        assert len(large.stdout_bytes) == 5_000_000
+        await one.put(tmp_path / "tree", "/tree")
+        assert await one.read_text("/tree/deep/file") == "content"
+        await one.get("/tree", tmp_path / "back")
+        assert (tmp_path / "back/deep/file").read_text() == "content"
+        async with two.process("echo ready; cat") as process:
+            await process.wait_for_line("ready", timeout=20)
+        await two.stop()
+        await two.start()
+        assert (await one.exec(["ping", "-c1", "two"])).ok
+
+
+async def test_volumes_need_a_shared_file_system_and_are_refused(remote, tmp_path):
+    text = PAIR + "    volumes: ['./data:/data']\n"
+    text = text.replace('two, image: "', 'two, volumes: ["./data:/data"], image: "').replace(
+        "    volumes: ['./data:/data']\n", ""
+    )
+    (tmp_path / "data").mkdir()
+    lab = Lab.open(load_text(text, path=tmp_path / "topology.yaml"), backend="docker")
+    with pytest.raises(LabError, match="volumes") as caught:
+        async with lab:
+            pass
+    assert remote in str(caught.value)
+    assert "another machine" in str(caught.value)
+
+
+async def test_links_are_on_the_other_machine(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        with pytest.raises(NotSupported, match="conditions"):
+            await lab._context.backend.links("one")
+
+
+async def test_an_image_is_built_there_from_a_directory_here(remote, tmp_path):
+    (tmp_path / "Dockerfile").write_text(f"FROM {reference('debian')}\nCOPY here /here\n")
+    (tmp_path / "here").write_text("from this machine")
+    text = """
+    metadata: {name: built}
+    nodes: [{name: it, image: {docker: {build: .}}}]
+    """
+    topology = load_text(text, path=tmp_path / "topology.yaml")
+    async with Lab.open(topology, backend="docker") as lab:
+        assert await lab["it"].read_text("/here") == "from this machine"
+
+
+async def test_nothing_of_ssh_is_left_after_a_lab(over_ssh, tmp_path):
+    before = _ssh_processes()
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        await lab["one"].exec("true")
+        assert _ssh_processes() > before
+    assert _ssh_processes() == before
+
+
+def _ssh_processes() -> set[str]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        is_dial = words[0].endswith(b"ssh") and b"dial-stdio" in words[-2]
+        if is_dial or b"[mux]" in words[0]:
+            found.add(path.parent.name)
+    return found
+
+
+async def test_a_key_that_the_host_does_not_take_is_explained(over_ssh, ssh_server, monkeypatch):
+    authorized = ssh_server.directory / "authorized"
+    kept = authorized.read_text()
+    authorized.write_text("")
+    try:
+        with pytest.raises(BackendUnavailable, match="Permission denied") as caught:
+            async with Lab.open(load_text(PAIR), backend="docker"):
+                pass
+    finally:
+        authorized.write_text(kept)
+    assert "have a key for that host" in str(caught.value.resolution)
+
+
+async def test_a_host_whose_key_is_not_known_is_explained(over_ssh, ssh_server):
+    known = ssh_server.directory / "known"
+    kept = known.read_text()
+    known.write_text("")
+    try:
+        with pytest.raises(BackendUnavailable, match="Host key verification failed") as caught:
+            async with Lab.open(load_text(PAIR), backend="docker"):
+                pass
+    finally:
+        known.write_text(kept)
+    assert f"`ssh {ssh_server.url}`" in str(caught.value.resolution)
+
+
+async def test_a_socket_that_is_not_there_is_told_by_the_other_machine(over_ssh, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"{over_ssh}/nowhere/docker.sock")
+    with pytest.raises(BackendUnavailable, match=r"/nowhere/docker\.sock") as caught:
+        async with Lab.open(load_text(PAIR), backend="docker"):
+            pass
+    assert "start Docker there" in str(caught.value.resolution)

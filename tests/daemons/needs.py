@@ -1,0 +1,53 @@
+"""What a test says that needs a daemon: skipped, visibly, without one; failed in CI."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+import pytest
+
+from tests.daemons.endpoints import DAEMONS, Unreachable, connection, find
+from tests.daemons.images import IMAGES
+from tests.daemons.loading import missing
+
+__all__ = ["docker_usable", "needs_daemon", "podman_usable", "skip_or_fail", "why_not"]
+
+
+def docker_usable() -> bool:
+    """Return whether docker answers and has the test images."""
+    return not why_not("docker", tuple(IMAGES))
+
+
+def podman_usable() -> bool:
+    """Return whether podman answers and has the test images."""
+    return not why_not("podman", tuple(IMAGES))
+
+
+def needs_daemon(daemon: str, images: Sequence[str] = ("debian",)) -> None:
+    """Skip the test when a daemon or a test image is missing; in CI, fail it."""
+    assert daemon in DAEMONS
+    assert set(images) <= set(IMAGES)
+    reason = why_not(daemon, tuple(images))
+    if reason:
+        skip_or_fail(f"{reason}; scripts/with-daemons starts what is missing")
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test; in CI everything is there, so that what is missing is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@functools.cache
+def why_not(daemon: str, images: tuple[str, ...]) -> str:
+    """Return why a daemon is of no use to a test, or nothing."""
+    try:
+        with connection(find(daemon)) as client:
+            absent = sorted(set(images) & set(missing(client)))
+    except Unreachable as error:
+        return f"no {daemon}: {error}"
+    return f"{daemon} has no test image {', '.join(absent)}" if absent else ""

@@ -1,1 +1,1 @@
-"""Measures the speed of the `local` backend and of the plugin, side by side with peers."""
+"""Measures the speed of the backends and of the plugin, side by side with peers."""

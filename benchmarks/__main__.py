@@ -6,19 +6,26 @@ import argparse
 import json
 import os
 import platform
+import signal
+import sys
 import tempfile
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import jobs, pytest_jobs
-from benchmarks.contestants import FINDERS, Contestant, find
+from benchmarks import contestants, daemon, daemon_jobs, jobs, pytest_jobs, units
+from benchmarks.contestants import Contestant, ContestantError
+from benchmarks.daemon import Daemon
+from benchmarks.daemon_jobs import DaemonBench
 from benchmarks.jobs import Bench
-from benchmarks.leftovers import Snapshot, adopt_orphans, reap_orphans
+from benchmarks.leftovers import Snapshot, adopt_orphans, new_objects, reap_orphans
 from benchmarks.results import Results
-from benchmarks.table import TARGETS, render
+from benchmarks.table import render
+from benchmarks.targets import TARGETS
 
-JOBS = {
+LOCAL = "local"
+LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "first": jobs.first,
     "up": jobs.up,
     "exec": jobs.execute,
@@ -26,26 +33,23 @@ JOBS = {
     "memory": pytest_jobs.memory,
     "startup": pytest_jobs.startup,
 }
+BACKENDS = (LOCAL, *units.BACKENDS)
+NAMES = (*contestants.FINDERS, *daemon.PEERS)
 
 
-def job_names(text: str) -> list[str]:
-    """Parse the value of --only."""
-    names = text.split(",")
-    unknown = [name for name in names if name not in JOBS]
-    if unknown:
-        known = ", ".join(JOBS)
-        raise argparse.ArgumentTypeError(f"no job named {', '.join(unknown)}; there are {known}")
-    return names
+def names_of(what: str, known: Collection[str]) -> Callable[[str], list[str]]:
+    """Return a parser of names, separated by commas."""
 
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"no {what} named {', '.join(unknown)}; there are {', '.join(known)}"
+            )
+        return names
 
-def contestant_names(text: str) -> list[str]:
-    """Parse the value of --without."""
-    names = text.split(",")
-    unknown = [name for name in names if name not in FINDERS]
-    if unknown:
-        known = ", ".join(FINDERS)
-        raise argparse.ArgumentTypeError(f"nobody is named {', '.join(unknown)}; there are {known}")
-    return names
+    return parse
 
 
 def positive(text: str) -> int:
@@ -60,38 +64,76 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser("benchmarks/run", description="Measure beside the peers.")
     parser.add_argument(
-        "--only", type=job_names, default=list(JOBS), metavar="JOB,...", help=", ".join(JOBS)
+        "--backend",
+        type=names_of("backend", BACKENDS),
+        default=[LOCAL],
+        metavar="NAME,...",
+        help=f"{', '.join(BACKENDS)} ({LOCAL})",
+    )
+    parser.add_argument(
+        "--only",
+        type=names_of("job", LOCAL_JOBS),
+        default=list(LOCAL_JOBS),
+        metavar="JOB,...",
+        help=f"{', '.join(LOCAL_JOBS)}; of a container daemon: {', '.join(daemon_jobs.JOBS)}",
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="rounds (5)")
     parser.add_argument(
-        "--without", type=contestant_names, default=[], metavar="NAME,...", help=", ".join(FINDERS)
+        "--without",
+        type=names_of("contestant", NAMES),
+        default=[],
+        metavar="NAME,...",
+        help=", ".join(NAMES),
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     return parser.parse_args()
 
 
-def machine() -> str:
+def machine(daemons: Collection[Daemon]) -> str:
     """Return what the figures were measured on."""
     load = os.getloadavg()[0]
-    return (
+    text = (
         f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, load {load:.1f}, "
         f"Python {platform.python_version()}, {'root' if os.geteuid() == 0 else 'ordinary user'}"
     )
+    if daemons:
+        text += f"\n{'; '.join(each.describe() for each in daemons)}\n{daemon.versions()}"
+    return text
 
 
-def measure(names: list[str], without: list[str], repeat: int) -> Results:
+def connect(backends: Collection[str], results: Results) -> dict[str, Daemon]:
+    """Return the daemons that can be measured, and note why others cannot."""
+    daemons = {}
+    for backend in backends:
+        if backend != LOCAL:
+            try:
+                daemons[backend] = daemon.connect(backend)
+            except ContestantError as error:
+                results.miss(backend, "ours", f"and its peers: {error}")
+    return daemons
+
+
+def measure(options: argparse.Namespace, daemons: dict[str, Daemon], results: Results) -> None:
     """Run the jobs; what they write is gone afterwards."""
-    results = Results()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchscale-")))
-        field = find(directory, without)
+        field = contestants.find(directory, options.without)
         janitor = None
         if "floor" in field.argv:
             janitor = stack.enter_context(Contestant("janitor", field.argv["floor"]))
-        bench = Bench(field, directory, repeat, results, janitor)
-        for name in names:
-            JOBS[name](bench)
-    return results
+        for backend in options.backend:
+            place = directory / backend
+            place.mkdir()
+            bench = Bench(field, place, options.repeat, results, janitor)
+            if backend == LOCAL:
+                for name in options.only:
+                    LOCAL_JOBS[name](bench)
+            elif backend in daemons:
+                bench.field = daemon.find(daemons[backend], options.without)
+                on = DaemonBench(bench, daemons[backend])
+                for name in options.only:
+                    if name in daemon_jobs.JOBS:
+                        daemon_jobs.JOBS[name](on)
 
 
 def main() -> None:
@@ -99,15 +141,22 @@ def main() -> None:
     options = arguments()
     # Set in some containers; compiling every module at every start is not what is measured here.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     adopt_orphans()
+    results = Results()
+    daemons = connect(options.backend, results)
     before = Snapshot.take()
-    conditions = machine()
-    results = measure(options.only, options.without, options.repeat)
+    objects = {each.backend: each.objects() for each in daemons.values()}
+    conditions = machine(daemons.values())
+    measure(options, daemons, results)
     reap_orphans()
-    print(conditions, render(results), before.compare(Snapshot.take()), sep="\n\n")
+    left = before.compare(Snapshot.take())
+    left += "".join(new_objects(each, objects[each.backend]) for each in daemons.values())
+    print(conditions, render(results), left, sep="\n\n")
     if options.json:
-        verdicts = [target.verdict(results) for target in TARGETS]
-        report = {"machine": conditions, **asdict(results), "targets": verdicts}
+        verdicts = ((target.row, target.verdict(results)) for target in TARGETS)
+        reached = [f"{row}: {verdict}" for row, verdict in verdicts if verdict]
+        report = {"machine": conditions, **asdict(results), "targets": reached}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1))
 

@@ -62,6 +62,7 @@ class Bench:
                 try:
                     self.results.add(turn(), name)
                 except ContestantError as error:
+                    print(f"{job}: {name} failed: {error}", file=sys.stderr)
                     self.results.miss(job, name, f"failed: {error}")
                     spent[name] = float("inf")
                 spent[name] += perf_counter() - start
@@ -120,7 +121,7 @@ def execute(bench: Bench) -> None:
 
     with (
         bench.start("exec", "ours", "floor", "nsenter", "mininet", "munet") as contestants,
-        _one_node(bench, "exec", contestants) as ready,
+        one_node(bench, "exec", contestants) as ready,
     ):
         turns = {name: partial(turn, contestant) for name, contestant in ready.items()}
         bench.interleave("exec", bench.repeat, turns)
@@ -138,9 +139,9 @@ def copy(bench: Bench) -> None:
 
     with (
         bench.start("copy", "ours", "floor", "nsenter") as contestants,
-        _one_node(bench, "copy", contestants) as ready,
+        one_node(bench, "copy", contestants) as ready,
     ):
-        for row, local in _payloads(bench.directory).items():
+        for row, local in payloads(bench.directory).items():
             turns: dict[str, Turn] = {
                 name: partial(turn, ready[worker], verb, row, local)
                 for name, (worker, verb) in verbs.items()
@@ -150,7 +151,7 @@ def copy(bench: Bench) -> None:
 
 
 @contextmanager
-def _one_node(
+def one_node(
     bench: Bench, job: str, contestants: Mapping[str, Contestant]
 ) -> Iterator[dict[str, Contestant]]:
     """Bring every contestant's lab up; nsenter has none of its own and uses the floor's."""
@@ -177,7 +178,7 @@ def _one_node(
             bench.results.miss(job, name, f"failed: {error}")
 
 
-def _payloads(directory: Path) -> dict[str, Path]:
+def payloads(directory: Path) -> dict[str, Path]:
     """Make what is copied, by row: 1 MiB, 100 MiB, and ten folders of 100 files of 1 KiB."""
     megabyte, hundred, tree = (directory / name for name in ("1MiB", "100MiB", "files"))
     megabyte.write_bytes(os.urandom(2**20))

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.daemon import Daemon
 
 _PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 
@@ -56,9 +60,18 @@ class Snapshot:
         return "\n".join(lines)
 
 
+def new_objects(daemon: Daemon, before: frozenset[str]) -> str:
+    """Return a line for what a daemon has: the counts before and after, and the names of what is new."""
+    after = daemon.objects()
+    return (
+        f"\n    {daemon.backend + ' objects':<24}{len(before):>8}{len(after):>8}"
+        f"   {_some(sorted(after - before))}"
+    )
+
+
 def _some(names: list[str]) -> str:
     more = f", and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more or "nothing"
+    return ", ".join(name[:100] for name in names[:5]) + more or "nothing"
 
 
 def _descendants(pid: int) -> Iterator[str]:

@@ -9,7 +9,10 @@ from statistics import median
 Samples = dict[str, list[float]]
 """Contestant -> samples; seconds or MiB, as the row's title says."""
 
-PEERS = ("mininet", "munet", "nsenter", "tar")
+PEERS = (
+    *("mininet", "munet", "nsenter", "tar"),
+    *("compose", "sdk", "sdk-8", "cli", "docker cp", "aiodocker", "testcontainers"),
+)
 
 
 @dataclass

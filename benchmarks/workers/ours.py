@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -13,35 +14,54 @@ from benchmarks.workers.protocol import serve
 
 if TYPE_CHECKING:
     from pytest_benchscale import Lab, Node
+    from pytest_benchscale.lab.options import LabOptions
 
 
-def topology(nodes: int) -> str:
+def topology(nodes: int, network: str = "{name: lan, subnet: 10.100.0.0/16}") -> str:
     """Return a topology file: idle nodes on one network."""
     names = "\n".join(f"  - name: n{number}" for number in range(nodes))
-    return f"network: {{name: lan, subnet: 10.100.0.0/16}}\nnodes:\n{names}\n"
+    return f"network: {network}\nnodes:\n{names}\n"
 
 
 class Ours:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, backend: str = "local", image: str = "") -> None:
         self.directory = directory
-        self.context: AbstractAsyncContextManager[Lab]
+        self.backend = backend
+        self.image = image
+        self.context: AbstractAsyncContextManager[Lab] | None = None
+        self.lab: Lab
         self.node: Node
+
+    def topology(self, nodes: int) -> str:
+        if self.backend == "local":
+            return topology(nodes)
+        return topology(nodes, "{name: lan}")  # others may have containers on this machine
+
+    def options(self) -> LabOptions | None:
+        if not self.image:
+            return None
+        from pytest_benchscale.lab.options import LabOptions  # noqa: PLC0415  (as above)
+
+        return LabOptions(images={"default": self.image})
 
     async def up(self, nodes: str) -> list[float]:
         path = self.directory / f"{nodes}.yaml"
-        path.write_text(topology(int(nodes)))
+        path.write_text(self.topology(int(nodes)))
         start = perf_counter()
         from pytest_benchscale import Lab  # noqa: PLC0415  (its import is part of the first figure)
 
-        self.context = Lab.open(path, backend="local")
-        lab = await self.context.__aenter__()
+        context = Lab.open(path, backend=self.backend, options=self.options())
+        self.lab = await context.__aenter__()
         elapsed = perf_counter() - start
-        self.node = lab["n0"]
+        self.context = context
+        self.node = self.lab["n0"]
         return [elapsed]
 
     async def down(self) -> list[float]:
+        context, self.context = self.context, None
         start = perf_counter()
-        await self.context.__aexit__(None, None, None)
+        if context is not None:
+            await context.__aexit__(None, None, None)
         return [perf_counter() - start]
 
     async def exec(self, count: str) -> list[float]:
@@ -58,9 +78,22 @@ class Ours:
         await asyncio.gather(*commands)
         return [perf_counter() - start]
 
+    async def everywhere(self) -> list[float]:
+        start = perf_counter()
+        results = await self.lab.exec(["true"])
+        elapsed = perf_counter() - start
+        for result in results.values():
+            result.check()
+        return [elapsed]
+
     async def put(self, local: str, remote: str) -> list[float]:
         start = perf_counter()
         await self.node.put(Path(local), remote)
+        return [perf_counter() - start]
+
+    async def get(self, remote: str, local: str) -> list[float]:
+        start = perf_counter()
+        await self.node.get(remote, Path(local))
         return [perf_counter() - start]
 
     async def remove(self, remote: str) -> list[float]:
@@ -69,10 +102,17 @@ class Ours:
         return [perf_counter() - start]
 
 
+async def work(ours: Ours) -> None:
+    verbs = (ours.up, ours.down, ours.exec, ours.burst, ours.everywhere)
+    try:
+        await serve(*verbs, ours.put, ours.get, ours.remove)
+    finally:
+        await ours.down()  # where a run was interrupted: containers do not end with this process
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        ours = Ours(Path(directory))
-        asyncio.run(serve(ours.up, ours.down, ours.exec, ours.burst, ours.put, ours.remove))
+        asyncio.run(work(Ours(Path(directory), *sys.argv[1:])))
 
 
 if __name__ == "__main__":

@@ -186,10 +186,9 @@ async def _chunks(stream: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def test_a_directory_is_built_without_what_dockerignore_names(engine, tmp_path):
-    context(
-        *(tmp_path / "it", "FROM scratch", "ADD . /data/"),
-        **{"kept": "1", "secret.key": "2", ".dockerignore": "# not these\n*.key\n"},
-    )
+    made = context(tmp_path / "it", "FROM scratch", "ADD . /data/", kept="1")
+    (made / "secret.key").write_text("2")
+    (made / ".dockerignore").write_text("# not these\n*.key\n")
     before = await ids(engine)
     image = await ensure(engine, "build:./it", directory=tmp_path)
     assert image not in before

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -23,86 +23,109 @@ from tests.daemons.images import reference
 LONGEST = 0.05  # seconds
 NODES = [f"n{number}" for number in range(50)]
 
-_TOOK = re.compile(r"Executing (?P<what>.*) took (?P<seconds>[0-9.]+) seconds", re.DOTALL)
 _SAMPLED_EVERY = 0.01  # seconds
 
 
-class Meter(logging.Handler):
-    """Collects what asyncio's debug mode says about callbacks that took too long.
+class Spent(NamedTuple):
+    """What became of a thread's time, in seconds; the rest of it was sleep."""
 
-    What others took from us does not count: the time in which the kernel had a thread of ours ready to run
-    and no processor for it, since a thread that waits for its turn also keeps those waiting that need the
-    interpreter. A call that blocks is asleep in that time, not ready, and so counts in full.
+    running: float
+    ready: float  # to run, for want of a processor
+
+
+def _spent(thread: int | str) -> Spent:
+    """Read a thread's schedstat (sched-stats.rst of the kernel's documentation)."""
+    running, ready, _ = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+    return Spent(int(running) / 1e9, int(ready) / 1e9)
+
+
+class Meter:
+    """Looks at every callback of a loop, and collects those that took too long by their own fault.
+
+    A callback may compute or sleep. Its fault is not that its thread was ready to run and got no processor,
+    nor that it slept while other threads of ours ran or were ready to: they had the interpreter then. A call
+    that blocks sleeps although nobody has it.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         self.held_up: list[str] = []
-        self._samples = [(time.monotonic(), _waits_for_a_processor())]
+        self._loop = loop
+        self._thread = thread
+        self._others = [(time.monotonic(), self._look_at_others())]
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take note; it is called in the loop's thread, just after the callback."""
-        if match := _TOOK.fullmatch(record.getMessage()):
-            took, now = float(match["seconds"]), time.monotonic()
-            own = took - self.taken_by_others(since=now - took)
-            if own > LONGEST:
-                self.held_up.append(f"{took:.3f} s, {own:.3f} s of them our own: {match['what']}")
-
-    def taken_by_others(self, since: float) -> float:
-        """Return for how long, in seconds, threads of ours had to wait for a processor."""
-        before = [waits for when, waits in list(self._samples) if when <= since][-1]
-        now = _waits_for_a_processor()
-        return sum(waited - before.get(thread, 0.0) for thread, waited in now.items())
-
     @contextmanager
     def running(self) -> Iterator[None]:
-        logger = logging.getLogger("asyncio")
-        logger.addHandler(self)
-        # Collecting the garbage of all tests before this one would hold up any loop.
+        """Look, for a block."""
+        run = asyncio.Handle._run
+
+        def watched(handle: asyncio.Handle) -> None:
+            if handle._loop is self._loop:  # type: ignore[attr-defined]  # there is nothing public
+                self._watch(handle, run)
+            else:
+                run(handle)
+
+        # To collect the garbage of all tests before this one would hold up any loop.
         gc.collect()
         gc.freeze()
         interval = sys.getswitchinterval()
         sys.setswitchinterval(0.001)  # of the threads that talk to the daemon
         self._sampler.start()
         try:
-            yield
+            with mock.patch.object(asyncio.Handle, "_run", watched):
+                yield
         finally:
             self._ended.set()
             self._sampler.join()
             sys.setswitchinterval(interval)
             gc.unfreeze()
-            logger.removeHandler(self)
+
+    def _watch(self, handle: asyncio.Handle, run: Callable[[asyncio.Handle], None]) -> None:
+        what, began, before = repr(handle), time.monotonic(), _spent(self._thread)
+        run(handle)
+        took = time.monotonic() - began
+        if took > LONGEST:
+            after = _spent(self._thread)
+            computed = after.running - before.running
+            slept = took - computed - (after.ready - before.ready)
+            fault = computed + max(0.0, slept - self._had_the_interpreter(began))
+            if fault > LONGEST:
+                self.held_up.append(f"{took:.3f} s, {fault:.3f} s of them by itself: {what}")
+
+    def _had_the_interpreter(self, since: float) -> float:
+        """Return an upper bound of the time in which other threads may have had it."""
+        before = [spent for when, spent in list(self._others) if when <= since][-1]
+        now = self._look_at_others()
+        return sum(spent - before.get(thread, 0.0) for thread, spent in now.items())
+
+    def _look_at_others(self) -> dict[str, float]:
+        spent = {}
+        for path in Path("/proc/self/task").iterdir():
+            try:
+                spent[path.name] = sum(_spent(path.name))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+        del spent[str(self._thread)]
+        return spent
 
     def _sample(self) -> None:
         while not self._ended.wait(_SAMPLED_EVERY):
-            self._samples.append((time.monotonic(), _waits_for_a_processor()))
-
-
-def _waits_for_a_processor() -> dict[str, float]:
-    """Return for how long (s) each thread of this process was ready to run and did not; sched-stats.rst."""
-    waits = {}
-    for thread in Path("/proc/self/task").iterdir():
-        try:
-            waits[thread.name] = int((thread / "schedstat").read_text().split()[1]) / 1e9
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
-    return waits
+            self._others.append((time.monotonic(), self._look_at_others()))
 
 
 @contextmanager
 def watched_portal() -> Iterator[tuple[Portal, Meter]]:
-    """Make a portal whose loop is in debug mode."""
-    meter = Meter()
+    """Make a portal whose loop is in debug mode: there, asyncio also checks who calls it from where."""
 
-    async def watch() -> None:
+    async def watch() -> Meter:
         loop = asyncio.get_running_loop()
         loop.set_debug(True)
         loop.slow_callback_duration = LONGEST
+        return Meter(loop, threading.get_native_id())
 
     with Portal() as portal:
-        portal.call_blocking(watch)
+        meter = portal.call_blocking(watch)
         with meter.running():
             yield portal, meter
 
@@ -127,7 +150,8 @@ def test_with_fifty_nodes_nothing_holds_the_loop_up(backend: str) -> None:
             for _ in range(3):
                 results = lab.sync.exec("hostname")
                 assert [results[name].stdout for name in NODES] == [f"{name}\n" for name in NODES]
-            assert len(lab.sync.exec("head -c 1000000 /dev/zero")["n7"].stdout_bytes) == 1_000_000
+            large = lab.sync.exec("head -c 1000000 /dev/zero")
+            assert {len(result.stdout_bytes) for result in large.values()} == {1_000_000}
         finally:
             portal.call_blocking(lab.down)
     assert meter.held_up == []
@@ -148,9 +172,8 @@ def test_what_does_hold_it_up_would_be_seen(blocks: Callable[[], None]) -> None:
     async def work() -> None:
         await asyncio.sleep(0.05)
         blocks()
-        await asyncio.sleep(0)
 
     with watched_portal() as (portal, meter):
         portal.call_blocking(work)
-    assert len(meter.held_up) == 1
-    assert "work" in meter.held_up[0]
+    (told,) = meter.held_up
+    assert "_Work._run" in told

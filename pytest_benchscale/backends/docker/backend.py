@@ -105,9 +105,7 @@ class DockerBackend:
     async def probe(self) -> str:
         """Connect to the daemon; `open` uses the connection."""
         engine = await self._reach()
-        with failures.told("the daemon does not tell its version", "probe"):
-            answer = await engine.call(engine.client.version)
-        return f"{answer['Version']} (API {engine.client.api_version})"
+        return f"{engine.client.about['Version']} (API {engine.client.api_version})"
 
     def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
         """Return why containers are not enough for the topology."""
@@ -130,7 +128,7 @@ class DockerBackend:
         engine = await self._reach()
         _refuse_volumes_elsewhere(engine, plan)
         with failures.told("the daemon tells nothing of itself", "open"):
-            info = await engine.call(engine.client.info)
+            info = await engine.info()
         version, internal = engine.client.api_version, await self.can_be_internal(engine, info)
         ability = ability_of(info, version, self.dialect, internal=internal)
         type(self).last_ability = ability
@@ -159,6 +157,8 @@ class DockerBackend:
         except ApiError as error:
             if any(word in error.explanation for word in _OVERLAPS):
                 await self._refuse_taken(plan)
+                # Who had it has let go of it since then.
+                raise SubnetTaken(plan.name, plan.subnet, error.explanation) from error
                 raise SubnetTaken(plan.name, plan.subnet, _JUST_NOW) from error
             what = f"network {plan.name!r} could not be created"
             raise failures.explain(error, what, "network") from error
@@ -346,7 +346,7 @@ class DockerBackend:
                     return failures.explain(
                         error, f"node {name!r} cannot be looked at", "exec", name
                     )
-                return NodeDied(name, "its container was removed")
+                node.gone()
             except TimeoutError:
                 return BackendUnavailable(self.name, "its daemon does not answer")
             except BenchscaleError as error:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections import deque
-from collections.abc import Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +30,8 @@ from pytest_benchscale.errors import LabError
 __all__ = ["LAB_LABEL", "build", "discard"]
 
 LAB_LABEL = "benchscale.lab"
+
+Ask = Callable[..., Awaitable[Any]]
 
 _REPOSITORY = "benchscale-build"
 _FILES = ("Dockerfile", "Containerfile")
@@ -74,8 +76,10 @@ async def build(
     return identifier
 
 
-async def discard(engine: Engine) -> None:
+async def discard(engine: Engine, ask: Ask | None = None) -> None:
     """Remove what was built through this connection; its containers are gone by now.
+
+    `ask` is called as `engine.call` would be, for who wants to ask again while the daemon is away.
 
     Raises:
         ApiError: the daemon refuses, as for an image that another container uses.
@@ -83,17 +87,17 @@ async def discard(engine: Engine) -> None:
     """
     built = _built.get(engine)
     while built and built.tags:
-        await _remove(engine, next(reversed(built.tags)), may_stay=(404,))
+        await _remove(engine, ask, next(reversed(built.tags)), may_stay=(404,))
         built.tags.popitem()
     while built and built.layers:
-        await _remove(engine, built.layers[-1], may_stay=_MAY_STAY)
+        await _remove(engine, ask, built.layers[-1], may_stay=_MAY_STAY)
         built.layers.pop()
 
 
-async def _remove(engine: Engine, image: str, may_stay: Container[int]) -> None:
+async def _remove(engine: Engine, ask: Ask | None, image: str, *, may_stay: Container[int]) -> None:
     try:
         # Without pruning: a parent that is not ours is somebody's cache.
-        await engine.call(engine.client.remove_image, image, noprune=True)
+        await (ask or engine.call)(engine.client.remove_image, image, noprune=True)
     except ApiError as error:
         if error.status not in may_stay:
             raise

@@ -69,6 +69,10 @@ async def connect(
     return Engine(name, client, address)
 
 
+_known: dict[str, dict[str, Any]] = {}
+"""What daemons have told of their versions, by their addresses as the SDK writes them."""
+
+
 class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
     """The SDK's client, made without a request, and closed together with what carries it."""
 
@@ -76,6 +80,7 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
         self, address: DaemonAddress, certificates: Certificates | None, tunnel: SSHTunnel | None
     ) -> None:
         self.tunnel = tunnel
+        self.about: dict[str, Any] = {}
         super().__init__(
             base_url=_base_url(address, tunnel),
             version=_LOWEST,
@@ -98,13 +103,19 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
         Raises:
             ValueError: the answer is no daemon's.
         """
-        answer = self.version(api_version=False)
+        ping = self.get(f"{self.base_url}/_ping", timeout=_probe_seconds(self.tunnel))
+        known = _known.get(self.base_url, {})
+        answer: Any = known
+        # A version costs Podman most of a second: it asks the package manager about each of its helpers.
+        if not known or ping.headers.get("Api-Version") != known["ApiVersion"]:
+            answer = self.version(api_version=False)
         version = answer.get("ApiVersion") if isinstance(answer, dict) else None
         if not isinstance(version, str) or not version:
             raise ValueError("it names no version of its API")
+        self.about = _known[self.base_url] = dict(answer)
         self._version = version
         self.timeout = READ_SECONDS
-        return dict(answer)
+        return self.about
 
     def close(self) -> None:
         """Close the connections, and the way to the daemon."""

@@ -90,6 +90,7 @@ def explain_ssh(complaint: str, place: str, product: Product, seconds: float) ->
         f"{product.client}: not found": f"install {product.title} there, with its client "
         f"{product.client!r}",
         "permission denied": f"let the user there use the daemon: {product.access}",
+        "dial unix": f"start {product.title} there, or name its socket: ssh://HOST/PATH",
         "connect to the docker daemon": f"start {product.title} there",
         "unable to connect to podman": f"start {product.title} there",
     }

@@ -14,7 +14,8 @@ class Dialect:
     `sorts_networks`: what a container joins before its start becomes eth0, eth1, ... by rules that are known
     (`network.joins_in_order`). `log_options` bound the log of a container, which would else fill the disk.
     `endpoint_mac` is the first version of the API in which each attachment has a MAC address of its own.
-    `routes_internally`: packets with foreign addresses pass on an internal network.
+    `routes_internally`: packets with foreign addresses pass on an internal network. `added_rights` are the
+    capabilities of Linux that Docker grants to every container and this daemon does not.
     """
 
     log_driver: str = "json-file"
@@ -25,6 +26,7 @@ class Dialect:
     bridge_prefix: str | None = "br-"  # of the Linux bridge, before 12 digits of the network's id
     endpoint_mac: tuple[int, ...] = (1, 44)
     routes_internally: bool = False
+    added_rights: tuple[str, ...] = ()
 
 
 DOCKER = Dialect()
@@ -37,4 +39,5 @@ PODMAN = Dialect(
     bridge_prefix=None,
     endpoint_mac=(1, 0),
     routes_internally=True,
+    added_rights=("AUDIT_WRITE", "MKNOD", "NET_RAW"),
 )

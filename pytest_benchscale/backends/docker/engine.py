@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 AT_ONCE = 8
 """How many calls a daemon gets at the same time; more make it slower, not faster."""
+
+_infos: dict[str, Mapping[str, Any]] = {}
 
 READ_SECONDS = 60.0
 """How long the daemon may be silent in the middle of an answer."""
@@ -63,6 +65,17 @@ class Engine:
             limiter=self._limit,
             abandon_on_cancel=True,
         )
+
+    async def info(self) -> Mapping[str, Any]:
+        """Return what the daemon tells of itself; asked once in this process, since it is costly.
+
+        Raises:
+            ApiError, BackendUnavailable: as `call`.
+        """
+        place = f"{self.client.base_url} {self.client.api_version}"
+        if place not in _infos:
+            _infos[place] = await self.call(self.client.info)
+        return _infos[place]
 
     @asynccontextmanager
     async def building(self) -> AsyncIterator[None]:

@@ -7,20 +7,21 @@ come is kept, and only what is newer is asked for.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-__all__ = ["Log", "frames", "with_times"]
+__all__ = ["LONGEST", "Log", "frames", "with_times"]
 
 _FRAME = struct.Struct(">BxxxL")  # stream, length; Docker Engine API, "Attach to a container"
-LONGEST = 8 << 20
+LONGEST = 4 << 20
 """Bytes of a node's log that are kept, its newest."""
 
 _OVERLAP = 2  # seconds asked for again: what comes in at the same time is not in exact order
 
 
 class Log:
-    """The text of one container's log as far as it is known.
+    """The text of one container's log as far as it is known; safe to use from several threads.
 
     `since` is the time, in whole seconds, from which the daemon is to be asked; `text` is what was
     known last.
@@ -29,30 +30,33 @@ class Log:
     def __init__(self) -> None:
         self.since = 0
         self.text = ""
+        self._lock = threading.Lock()
         self._settled: list[bytes] = []  # from before `since`
         self._size = 0
         self._dropped = False
 
     def update(self, body: bytes) -> str:
-        """Take the daemon's answer, stamped frames from `since` on; return all the text."""
+        """Take the daemon's answer to a question with `since`, now or before; return all the text."""
         stamped = [_parted(payload) for payload in frames(body)]
-        recent = [text for _, text in stamped]
-        text = b"".join([*self._settled, *recent])
-        self._settle(stamped)
-        if len(text) > LONGEST:
-            text, self._dropped = text[-LONGEST:].partition(b"\n")[2], True
-        start = b"[earlier lines are left out]\n" if self._dropped else b""
-        self.text = (start + text).decode("utf-8", "replace")
-        return self.text
+        with self._lock:
+            settled = _second(self.since)
+            recent = [(stamp, text) for stamp, text in stamped if stamp >= settled]
+            text = b"".join([*self._settled, *(text for _, text in recent)])
+            self._settle(recent)
+            if len(text) > LONGEST:
+                text, self._dropped = text[-LONGEST:].partition(b"\n")[2], True
+            start = b"[earlier lines are left out]\n" if self._dropped else b""
+            self.text = (start + text).decode("utf-8", "replace")
+            return self.text
 
-    def _settle(self, stamped: list[tuple[bytes, bytes]]) -> None:
+    def _settle(self, recent: list[tuple[bytes, bytes]]) -> None:
         """Keep what will not be asked for again."""
-        newest = max((_seconds(stamp) for stamp, _ in stamped[-1:]), default=0)
-        since = max(self.since, newest - _OVERLAP)
-        if since == self.since:
+        if not recent:
             return
-        limit = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        old = b"".join(text for stamp, text in stamped if stamp < limit)
+        newest = datetime.fromisoformat(recent[-1][0][:19].decode() + "+00:00")
+        since = max(self.since, int(newest.timestamp()) - _OVERLAP)
+        limit = _second(since)
+        old = b"".join(text for stamp, text in recent if stamp < limit)
         self.since = since
         self._settled.append(old)
         self._size += len(old)
@@ -81,6 +85,6 @@ def _parted(payload: bytes) -> tuple[bytes, bytes]:
     return stamp, text
 
 
-def _seconds(stamp: bytes) -> int:
-    """Return the whole seconds of a time in RFC 3339."""
-    return int(datetime.fromisoformat(stamp[:19].decode() + "+00:00").timestamp())
+def _second(time: int) -> bytes:
+    """Return the start of all stamps of a second; none is lower in a later one."""
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()

@@ -97,7 +97,12 @@ class DockerNode:
         if state.get("Running"):
             self.status = NodeStatus.PAUSED if state.get("Paused") else NodeStatus.RUNNING
         else:
-            self.died(nanoseconds(state.get("FinishedAt", "")), how_it_ended(state))
+            finished = nanoseconds(state.get("FinishedAt", ""))
+            self.died(max(finished, self._started), how_it_ended(state))
+
+    def gone(self) -> None:
+        """Take note that there is no container any more."""
+        self.died(self._started, "its container was removed")
 
     def lost(self, error: BenchscaleError) -> None:
         """Let go of the way in: everything on it ends with this error."""

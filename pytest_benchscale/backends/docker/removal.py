@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -118,7 +118,11 @@ class Remover:
             resolution="look at the daemon's log; what is left of the lab can be removed later",
         )
 
-    async def _each(self, remove: Callable[[str], Any], things: list[Mapping[str, Any]]) -> None:
-        async with anyio.create_task_group() as group:
-            for thing in things:
-                group.start_soon(remove, thing["Id"])
+    async def _each(
+        self, remove: Callable[[str], Coroutine[Any, Any, None]], things: list[Mapping[str, Any]]
+    ) -> None:
+        work = (remove(thing["Id"]) for thing in things)
+        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        for failure in outcomes:
+            if failure is not None:
+                raise failure

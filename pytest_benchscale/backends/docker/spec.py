@@ -116,6 +116,8 @@ def _host_config(
         "LogConfig": {"Type": dialect.log_driver, "Config": dict(dialect.log_options)},
         "Init": ability.init and not _is_init(spec.command),
     }
+    if dialect.added_rights:
+        config["CapAdd"] = list(dialect.added_rights)
     if plan.forwards:
         config["Sysctls"] = _forwarding(plan)
     if spec.volumes:

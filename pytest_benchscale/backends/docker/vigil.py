@@ -104,10 +104,10 @@ class Vigil:
 
     async def _look_after_all(self) -> None:
         """Ask how every node is."""
-        async with anyio.create_task_group() as group:
-            for node in self._nodes.values():
-                if node.is_alive and node.container is not None:
-                    group.start_soon(self._look_after, node, node.container)
+        alive = [node for node in self._nodes.values() if node.is_alive]
+        await asyncio.gather(
+            *(self._look_after(node, node.container) for node in alive if node.container)
+        )
 
     async def _look_after(self, node: DockerNode, container: str) -> None:
         try:
@@ -115,7 +115,7 @@ class Vigil:
         except ApiError as error:
             if error.status != 404:
                 raise
-            node.seen({"Running": False, "FinishedAt": ""})
+            node.gone()
         else:
             node.seen(known["State"])
 

@@ -16,7 +16,7 @@ from pytest_benchscale.transports.container.session import Session
 
 __all__ = ["Pool"]
 
-_MOMENT = 0.01  # seconds without a free session before another one is set up
+_MOMENT = 0.01  # seconds in which no session became free before another one is set up
 _AT_ONCE = 4  # sessions that are set up at the same time
 _IDLE_SECONDS = 5.0
 
@@ -33,6 +33,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._growth: asyncio.TimerHandle | None = None
         self._shrinking: asyncio.TimerHandle | None = None
+        self._freed = 0.0  # when a session last became free
         self._closed = False
 
     async def take(self) -> Session:
@@ -70,6 +71,7 @@ class Pool:
             if self._waiting and not self._closed:
                 self._watch()
             return
+        self._freed = self._loop.time()
         while self._waiting:
             future = self._waiting.popleft()
             if not future.done():
@@ -82,13 +84,12 @@ class Pool:
 
     def grow(self) -> None:
         """Set up as many sessions as are waited for, and at least one."""
-        self._growth = None
         if self._closed or self._free:
             return
         for _ in range(len(self._tasks), min(_AT_ONCE, max(1, len(self._waiting)))):
             task = self._loop.create_task(self._set_up())
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._has_grown)
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits that no session will come."""
@@ -114,7 +115,15 @@ class Pool:
     def _watch(self) -> None:
         """Look in a moment whether another session is needed."""
         if self._growth is None and not self._closed:
-            self._growth = self._loop.call_later(_MOMENT, self.grow)
+            self._growth = self._loop.call_later(_MOMENT, self._look)
+
+    def _look(self) -> None:
+        """Set another session up, unless one became free a moment ago: then the next will soon."""
+        self._growth = None
+        if self._loop.time() - self._freed < _MOMENT:
+            self._watch()
+        else:
+            self.grow()
 
     async def _set_up(self) -> None:
         try:
@@ -125,8 +134,11 @@ class Pool:
             self.fail(error)
             return
         self.give_back(session, clean=True)
-        if self._waiting:
-            self._watch()
+
+    def _has_grown(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._waiting:  # more sessions were needed, and still are
+            self.grow()
 
     def _shrink(self) -> None:
         self._shrinking = None

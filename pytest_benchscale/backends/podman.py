@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from pytest_benchscale.backends.docker.diagnosis import PODMAN as PRODUCT
 from pytest_benchscale.backends.docker.dialect import PODMAN, Dialect
 from pytest_benchscale.backends.docker.endpoints import Endpoint
 from pytest_benchscale.backends.docker.engine import Engine
+from pytest_benchscale.backends.podman_firewall import Exemptions, can_exempt
 from pytest_benchscale.backends.podman_service import NotStarted, PodmanService
 from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
 
@@ -45,6 +47,7 @@ class PodmanBackend(DockerBackend):
     def __init__(self) -> None:
         super().__init__()
         self._uses_service = False
+        self._exemptions: Exemptions | None = None
 
     async def connect(self) -> Engine:
         """Connect to the service that there is, else to one that is started for us."""
@@ -52,19 +55,28 @@ class PodmanBackend(DockerBackend):
         return await connection.connect(self.name, endpoint, PRODUCT)
 
     async def open(self, plan: LabPlan) -> None:
-        """Do the same as for Docker; refuse routers where the firewall would hide who sent a packet."""
+        """Do the same as for Docker; let routed packets pass where the firewall would change them."""
         await super().open(plan)
         routers = [node.name for node in plan.nodes if node.forwards]
-        if routers and not self.last_ability.internal:
+        if not routers or self.last_ability.internal:
+            return
+        if not can_exempt():
             raise NotSupported(
                 self.name,
                 "nodes that are routers, on this machine",
                 details=f"node {routers[0]!r} is one; bridged packets go through the firewall here "
                 "(net.bridge.bridge-nf-call-iptables is 1), and Podman's rules let no network see the "
                 "addresses of another",
-                resolution="`sudo sysctl net.bridge.bridge-nf-call-iptables=0`, or use the backend "
-                "'docker', or a rootless Podman",
+                resolution="install iptables, or `sudo sysctl net.bridge.bridge-nf-call-iptables=0`, or use "
+                "the backend 'docker', or a rootless Podman",
             )
+        self._exemptions = Exemptions(plan.lab_id, [one.subnet for one in plan.networks])
+        try:
+            await to_thread.run_sync(self._exemptions.add)
+        except subprocess.CalledProcessError as error:
+            raise LabError(
+                "the firewall does not let routed packets pass", step="open", details=error.stderr
+            ) from error
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
         """Do the same as for Docker; again when somebody's interface vanished while Podman looked at all."""
@@ -93,6 +105,8 @@ class PodmanBackend(DockerBackend):
         try:
             await super().close()
         finally:
+            if self._exemptions is not None:
+                await to_thread.run_sync(self._exemptions.remove)
             if self._uses_service:
                 self._uses_service = False
                 await to_thread.run_sync(_service.release)

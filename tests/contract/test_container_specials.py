@@ -1,4 +1,4 @@
-"""Odd images, bad inputs and a daemon that is not ours alone: told clearly, and nothing of others is touched."""
+"""Odd images, bad inputs, a daemon that is not ours alone: told clearly, and nothing of others is touched."""
 
 from __future__ import annotations
 
@@ -198,25 +198,23 @@ async def test_what_only_looks_like_a_labs_is_untouched(
 async def test_a_container_of_the_users_own_on_a_labs_network_is_untouched(
     opened: Open, own: Callable[..., Any], daemon: Any
 ) -> None:
-    guest = own("containers", reference("debian"), name="guest-of-a-lab")
+    guest = own("containers", reference("debian"), name="guest-of-a-lab", network_mode="bridge")
     guest.start()
-    told = ""
-    try:
-        async with opened("nodes: [{name: a}]") as lab:
-            label = f"benchscale.lab={lab.lab_id}"
-            (network,) = daemon.networks.list(filters={"label": label})
-            network.connect(guest)
-            began = time.monotonic()
-    except LabError as error:  # then it is said who is in the way
-        told = str(error)
-        assert "guest-of-a-lab" in told
-    assert time.monotonic() - began < 40
+    async with opened("nodes: [{name: a}]") as lab:
+        (network,) = daemon.networks.list(filters={"label": f"benchscale.lab={lab.lab_id}"})
+        network.connect(guest)
+        began, told = time.monotonic(), None
+        try:
+            await lab.down()
+        except LabError as error:
+            told = str(error)
+            network.disconnect(guest)
+            network.remove()
+    assert time.monotonic() - began < 45
+    # The guest was in the way: either it was put out of it, or it is said who it was.
+    assert told is None or "guest-of-a-lab" in told
     guest.reload()
     assert guest.status == "running"
-    if told:
-        network.disconnect(guest)
-        network.remove()
-    assert daemon.networks.list(filters={"label": label}) == []
 
 
 # --- odd nodes ---
@@ -344,7 +342,7 @@ async def test_ten_thousand_lines_a_second_can_be_read_as_they_come(opened: Open
 async def test_a_log_keeps_its_newest_part_and_does_not_fill_the_disk(
     opened: Open, tmp_path: Path
 ) -> None:
-    loud = "yes 'a line of no interest' | head -c 60000000; echo finished; sleep 1000"
+    loud = "yes 'a line of no interest' | head -n 2500000; echo finished; sleep 1000"
     text = f"""
         nodes:
           - name: a

@@ -143,8 +143,10 @@ async def test_a_subnet_that_another_lab_has_is_refused_with_its_name():
 
 
 async def test_a_subnet_that_the_machine_has_a_route_to_is_refused():
-    routes = [route for route in kernel_routes.read() if route.destination.prefixlen]
-    physical = next(route for route in routes if not route.device.startswith(("br-", "docker")))
+    routes = kernel_routes.read()
+    uplinks = {route.device for route in routes if not route.destination.prefixlen}
+    own = (route for route in routes if route.destination.prefixlen and route.device in uplinks)
+    physical = next(own)
     text = f"{{network: {{name: lan, subnet: '{physical.destination}'}}, nodes: [{{name: a}}]}}"
     with pytest.raises(SubnetTaken, match=f"route to it, through {physical.device}"):
         async with opened(text):

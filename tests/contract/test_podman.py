@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,47 +17,38 @@ from pytest_benchscale.testing.networks import CAMPUS
 from tests.daemons.images import reference
 from tests.daemons.needs import skip_or_fail
 
-NO_ROUTERS = "routed packets do not pass: this machine's firewall sees what passes a bridge"
-
-
-def refuses_routers() -> bool:
-    return os.geteuid() == 0 and podman.filters_bridges()
-
 
 @pytest.mark.daemon("podman")
 class TestPodman(BackendContract):
     backend = "podman"
     image = reference("debian")
-    known_failures = (
-        dict.fromkeys(
-            (
-                "test_names_resolve_through_a_router",
-                "test_a_router_forwards_between_its_networks",
-                "test_nodes_reach_their_router",
-                "test_an_address_that_the_file_gives_is_the_address",
-            ),
-            NO_ROUTERS,
-        )
-        if refuses_routers()
-        else {}
-    )
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def campus(cls, _backend_under_test: None) -> Iterator[Lab]:
-        text = CAMPUS.partition("  - name: router")[0] if refuses_routers() else CAMPUS
-        with cls.open(text) as lab:
-            yield lab
+
+def rules_of(lab_id: str) -> list[str]:
+    """Return the rules of this machine's firewall that are a lab's."""
+    if os.geteuid() != 0 or shutil.which("iptables") is None:
+        return []
+    command = ["iptables", "-w", "-t", "nat", "-S"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [rule for rule in listing.stdout.splitlines() if f"benchscale-{lab_id}" in rule]
+
+
+@pytest.mark.daemon("podman")
+async def test_rules_that_let_routed_packets_pass_go_with_their_lab():
+    async with Lab.open(TestPodman.topology(CAMPUS), backend="podman") as lab:
+        assert lab.lab_id is not None
+        assert bool(rules_of(lab.lab_id)) == (os.geteuid() == 0 and podman.filters_bridges())
+    assert not rules_of(lab.lab_id)
 
 
 @pytest.mark.daemon("podman")
 @pytest.mark.skipif(
-    not refuses_routers(), reason="packets of bridges do not pass the firewall here"
+    not podman.filters_bridges(), reason="no packet of a bridge passes the firewall"
 )
-async def test_routers_are_refused_where_the_firewall_would_break_them():
-    topology = TestPodman.topology(CAMPUS)
+async def test_routers_are_refused_where_the_firewall_would_break_them(monkeypatch):
+    monkeypatch.setattr(podman, "can_exempt", lambda: False)
     with pytest.raises(NotSupported, match="routers") as caught:
-        async with Lab.open(topology, backend="podman"):
+        async with Lab.open(TestPodman.topology(CAMPUS), backend="podman"):
             pass
     assert "sysctl net.bridge.bridge-nf-call-iptables=0" in str(caught.value.resolution)
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -222,23 +223,14 @@ class Containers:
 
     async def _settle_routes(self, node: DockerNode, pid: int) -> None:
         wanted = routes_of(node.plan, self.wirings)
-        if not self.engine.address.is_local:
-            await self._change_routes_by_exec(node, wanted)
-            return
-        try:
-            found = await to_thread.run_sync(routes.gateway_routes, pid)
-            missing, superfluous = set(wanted) - found, found - set(wanted)
-            if not missing and not superfluous:
-                return
-            if routes.can_be_set(self.engine):
-                in_order = [route for route in wanted if route in missing]
-                await routes.change_in_namespace(pid, superfluous, in_order)
-                return
-        except OSError:
-            pass  # the daemon is in a machine of its own, or the container has ended
-        await self._change_routes_by_exec(node, wanted)
-
-    async def _change_routes_by_exec(self, node: DockerNode, wanted: tuple[Any, ...]) -> None:
+        if self.engine.address.is_local:
+            work = functools.partial(
+                routes.settle, pid, wanted, may_change=routes.can_be_set(self.engine)
+            )
+            # An error: the daemon is in a machine of its own, or the container has ended.
+            with suppress(OSError):
+                if await to_thread.run_sync(work):
+                    return
         await routes.change_by_exec(self.engine, str(node.container), wanted, node.plan.name)
 
     async def _did_not_start(self, node: DockerNode, error: ApiError) -> LabError:

@@ -8,12 +8,12 @@ else the image's `ip` is asked.
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import os
 import socket
 import struct
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from pytest_benchscale.backends.base import Route
@@ -23,7 +23,7 @@ from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.transports.namespace import linux
 
-__all__ = ["can_be_set", "change_by_exec", "change_in_namespace", "gateway_routes", "script"]
+__all__ = ["can_be_set", "change_by_exec", "script", "settle"]
 
 _RTM_DELROUTE = 25
 _REQUEST_WITH_ACK = 0x1 | 0x4
@@ -37,46 +37,43 @@ def can_be_set(engine: Engine) -> bool:
     return engine.address.is_local and os.geteuid() == 0
 
 
-def gateway_routes(pid: int) -> set[Route]:
-    """Return the routes through gateways of the network namespace that a process is in.
+def settle(pid: int, wanted: Sequence[Route], *, may_change: bool) -> bool:
+    """Give the network namespace of a process the routes through gateways that it is to have.
 
-    Raises:
-        OSError: they cannot be read.
-    """
-    found = kernel_routes.read(Path(f"/proc/{pid}/net"))
-    return {Route(route.destination, route.via) for route in found if route.via is not None}
-
-
-async def change_in_namespace(
-    pid: int, superfluous: Collection[Route], missing: Collection[Route]
-) -> None:
-    """Change the routes of the network namespace that a process is in. Needs root.
+    Blocks. Returns whether it has them now; not when others would be needed and none may be changed.
 
     Raises:
         OSError: the kernel refuses, or the process is gone.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
+    found = {
+        Route(route.destination, route.via)
+        for route in kernel_routes.read(Path(f"/proc/{pid}/net"))
+        if route.via is not None
+    }
+    superfluous = found.difference(wanted)
+    missing = [route for route in wanted if route not in found]
+    if not superfluous and not missing:
+        return True
+    if may_change:
+        _in_a_thread_of_its_own(functools.partial(_change, pid, superfluous, missing))
+    return may_change
 
-    def tell(error: OSError | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
 
-    def work() -> None:
-        error = None
+def _in_a_thread_of_its_own(work: Callable[[], None]) -> None:
+    """Do what leaves its thread in another namespace; the thread ends with it."""
+    failures: list[OSError] = []
+
+    def run() -> None:
         try:
-            _change(pid, superfluous, missing)
-        except OSError as caught:
-            error = caught
-        loop.call_soon_threadsafe(tell, error)
+            work()
+        except OSError as error:
+            failures.append(error)
 
-    # A thread of its own, which ends: it stays in the namespace that it enters.
-    threading.Thread(target=work, name="benchscale-routes", daemon=True).start()
-    await done
+    thread = threading.Thread(target=run, name="benchscale-routes", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _change(pid: int, superfluous: Iterable[Route], missing: Iterable[Route]) -> None:

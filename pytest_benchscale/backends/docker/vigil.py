@@ -16,6 +16,7 @@ from pytest_benchscale.errors import BackendUnavailable
 
 __all__ = ["Vigil"]
 
+_PAUSE = 0.05
 _BACK_SECONDS = 5.0
 """How long a daemon that was away may take to answer before the next call on its lab fails."""
 
@@ -38,6 +39,7 @@ class Vigil:
         self._since = 0
         self._turn = asyncio.Lock()
         self._ended = False
+        self._return: asyncio.Future[None] | None = None
 
     async def begin(self, since: int) -> None:
         """Listen to the daemon's events from a time on (its own, in seconds since 1970).
@@ -80,6 +82,8 @@ class Vigil:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
+        if for_good and self._return is not None:
+            self._return.cancel()
 
     def _event(self, event: Mapping[str, Any]) -> None:
         actor = event.get("Actor") or {}
@@ -88,6 +92,7 @@ class Vigil:
         if node is None or node.container != actor.get("ID"):
             return
         when = event.get("timeNano") or event.get("time", 0) * 10**9
+        self._since = max(self._since, when // 10**9)  # from here on, should the stream break
         # "exec_create: sh -c ..." is the action of an event, too.
         action = str(event.get("Action") or event.get("status")).partition(":")[0]
         if action in self._dialect.out_of_memory:
@@ -96,11 +101,18 @@ class Vigil:
             node.died(when, how_it_ended(attributes))
 
     def _broken_off(self) -> None:
-        """Take note that the daemon went away: whatever runs through it is lost."""
+        """Find out whether the daemon went away: Podman ends the stream when its log of events is full."""
         self._watch = None
-        error = self._gone("it closed the connection")
-        for node in self._nodes.values():
-            node.lost(error)
+        self._return = asyncio.ensure_future(self._return_at_once())
+
+    async def _return_at_once(self) -> None:
+        """Listen again; when that is not possible, whatever runs through the daemon is lost."""
+        try:
+            await anyio.sleep(_PAUSE)
+            await self.require()
+        except BackendUnavailable as error:
+            for node in self._nodes.values():
+                node.lost(error)
 
     async def _look_after_all(self) -> None:
         """Ask how every node is."""

@@ -17,6 +17,7 @@ from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.errors import SubnetTaken
 from pytest_benchscale.lab.portal import Portal
 from tests.contract.docker_labs import daemon, networks, opened, topology
+from tests.daemons.images import reference
 
 pytestmark = [pytest.mark.daemon("docker")]
 
@@ -121,6 +122,22 @@ async def test_the_links_of_a_node_are_devices_of_this_machine():
             assert int(text) == index
             bridge = Path(f"/sys/class/net/{device}/master").resolve().name
             assert bridge == lab.networks[name].bridge
+
+
+async def test_a_container_of_the_users_own_on_a_lab_network_is_left_alone_and_named(api):
+    lab = await opened("{network: {name: lan}, nodes: [{name: a}]}").__aenter__()
+    name = networks(api, lab)["lan"]["Name"]
+    config = api.create_host_config(network_mode=name)
+    own = api.create_container(reference("debian"), name="users-own", host_config=config)["Id"]
+    api.start(own)
+    try:
+        with pytest.raises(LabError, match="users-own is still on it"):
+            await lab.down()
+        assert api.inspect_container(own)["State"]["Running"]
+    finally:
+        api.remove_container(own, force=True)
+    await lab.down()
+    assert networks(api, lab) == {}
 
 
 # --- subnets ---

@@ -82,16 +82,22 @@ class Meter:
             gc.unfreeze()
 
     def _watch(self, handle: asyncio.Handle, run: Callable[[asyncio.Handle], None]) -> None:
-        what, began, before = repr(handle), time.monotonic(), _spent(self._thread)
+        # For a task, what runs is its callback's.
+        task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        what = repr(task if isinstance(task, asyncio.Task) else handle)
+        began, before = time.monotonic(), _spent(self._thread)
         run(handle)
         took = time.monotonic() - began
         if took > LONGEST:
             after = _spent(self._thread)
             computed = after.running - before.running
             slept = took - computed - (after.ready - before.ready)
-            fault = computed + max(0.0, slept - self._had_the_interpreter(began))
-            if fault > LONGEST:
-                self.held_up.append(f"{took:.3f} s, {fault:.3f} s of them by itself: {what}")
+            others = self._had_the_interpreter(began)
+            if computed + max(0.0, slept - others) > LONGEST:
+                self.held_up.append(
+                    f"{took:.3f} s, of which it ran {computed:.3f} s and slept {slept:.3f} s, "
+                    f"while others had {others:.3f} s: {what}"
+                )
 
     def _had_the_interpreter(self, since: float) -> float:
         """Return an upper bound of the time in which other threads may have had it."""
@@ -176,4 +182,4 @@ def test_what_does_hold_it_up_would_be_seen(blocks: Callable[[], None]) -> None:
     with watched_portal() as (portal, meter):
         portal.call_blocking(work)
     (told,) = meter.held_up
-    assert "_Work._run" in told
+    assert "_Work._run()" in told

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import anyio
 
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
-from pytest_benchscale.errors import BackendUnavailable
+from pytest_benchscale.errors import BackendUnavailable, LabError
 
 __all__ = ["Remover"]
 
@@ -21,6 +21,7 @@ PATIENCE = 25.0
 
 _PAUSE = 0.25
 _ALIVE_SECONDS = 3.0  # for the first answer of a daemon that left us waiting before
+_ENDPOINT_SECONDS = 5.0  # after which what is on a network is not just on its way off it
 _GONE, _CONFLICT, _FORBIDDEN = 404, 409, 403
 
 
@@ -56,7 +57,12 @@ class Remover:
             return
 
     async def network(self, identifier: str) -> None:
-        """Remove a network; one that is gone is no error."""
+        """Remove a network; one that is gone is no error.
+
+        Raises:
+            LabError: something is still on it.
+        """
+        deadline = anyio.current_time() + _ENDPOINT_SECONDS
         while True:
             try:
                 await self.ask(self._engine.client.remove_network, identifier)
@@ -65,10 +71,30 @@ class Remover:
                     return
                 if error.status != _FORBIDDEN or "active endpoints" not in error.explanation:
                     raise
+                if anyio.current_time() >= deadline:
+                    raise await self._still_in_use(identifier) from error
                 # A container on it is being removed just now.
                 await anyio.sleep(_PAUSE)
                 continue
             return
+
+    async def _still_in_use(self, identifier: str) -> LabError:
+        network = await self.ask(self._engine.client.inspect_network, identifier)
+        name = network["Name"]
+        others = sorted(one["Name"] for one in (network.get("Containers") or {}).values())
+        if others:
+            return LabError(
+                f"network {name!r} cannot be removed: {', '.join(others)} is still on it",
+                step="network",
+                resolution=f"`docker network disconnect {name} {others[0]}`, then "
+                f"`docker network rm {name}`",
+            )
+        return LabError(
+            f"network {name!r} cannot be removed: the daemon says that something is on it, and not what",
+            step="network",
+            resolution="the daemon has lost count, as Docker 20.10 may when many containers come and "
+            f"go at once: restart it, then `docker network rm {name}`",
+        )
 
     async def everything(self, labels: Mapping[str, str]) -> None:
         """Remove all containers, then all networks, that carry these labels."""

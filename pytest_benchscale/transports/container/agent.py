@@ -75,9 +75,7 @@ _ok=0
 if [ /proc/$$/fd/4 -ef /proc/$$/fd/4 ] && ! [ /proc/$$/fd/4 -ef /proc/$$/fd/5 ]; then _ok=1; fi
 set -- /proc/[0-9]*
 _known="$*"
-_tools=
-for _t in tar cat chmod touch; do command -v $_t >/dev/null 2>&1 && _tools=$_tools,$_t; done
-printf '%sh%s %s %s %s\\n' $_w $$ $_ok "${{BASH_VERSION:+bash}}" "$_tools" >&4
+printf '%sh%s %s %s\\n' $_w $$ $_ok "${{BASH_VERSION:+bash}}" >&4
 """
 
 # The command's own shell says which process it is, then becomes the command. What the shell around it says of
@@ -114,13 +112,12 @@ class Hello:
     pid: int
     is_able: bool  # whether it can tell clean outputs from others
     is_bash: bool
-    tools: frozenset[str]
 
     @classmethod
     def parse(cls, note: str) -> Hello:
-        """Read the note `PID ABLE SHELL ,TOOL,TOOL`."""
-        pid, able, shell, tools = note.split(" ", 3)
-        return cls(int(pid), able == "1", shell == "bash", frozenset(tools.split(",")) - {""})
+        """Read the note `PID ABLE SHELL`."""
+        pid, able, shell = note.split(" ", 2)
+        return cls(int(pid), able == "1", shell == "bash")
 
 
 @dataclass(frozen=True, slots=True)

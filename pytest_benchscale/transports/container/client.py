@@ -29,7 +29,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = (
     0.01,
     0.5,
 )  # between questions about a container whose connections broke
-_FILE_TOOLS = {"tar", "cat", "chmod", "touch"}
+_FILE_TOOLS = Command(
+    ("/bin/sh", "-c", "for t in tar cat chmod touch; do command -v $t || exit; done")
+)
 
 
 class ContainerTransport:
@@ -224,12 +226,8 @@ class ContainerTransport:
         return await task
 
     async def _has_file_tools(self) -> bool:
-        try:
-            session = await self._pool(None).take()
-        except NoShell:
-            return False
-        self._pool(None).give_back(session, clean=True)
-        return session.hello.tools >= _FILE_TOOLS
+        outcome = await execution.run(self, _FILE_TOOLS, timeout=_SIGNAL_SECONDS)
+        return outcome.returncode == 0
 
     async def _prepare(self) -> None:
         await self._api.leisure()

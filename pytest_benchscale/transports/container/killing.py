@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,19 +85,48 @@ def kill_on_this_machine(marker: str, *, deadline: float) -> bool:
 
 
 def marked(marker: str, known: Set[int] = frozenset()) -> set[int]:
-    """Return this machine's living processes that have the mark, or descend from those or from known ones."""
+    """Return this machine's living processes that belong to a command.
+
+    They have its mark, descend from those that have it or from known ones, or, in the same PID
+    namespace, hold an output of one of these.
+    """
     mark = f"{MARKER}={marker}".encode()
     found: set[int] = set()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    living = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    for entry in living:
         with suppress(OSError):
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
             if state in "ZX":
                 continue
             if int(parent) in known | found or mark in (entry / "environ").read_bytes():
                 found.add(int(entry.name))
-    return found
+    family = {place for process in found for place in _outputs(Path(f"/proc/{process}"))}
+    return found | {int(entry.name) for entry in living if family & _held(entry)}
+
+
+def _outputs(entry: Path) -> set[tuple[Path, Path]]:
+    """Return the pipes that a process writes to, each with its PID namespace."""
+    return _pipes(entry, (entry / "fd" / "1", entry / "fd" / "2"))
+
+
+def _held(entry: Path) -> set[tuple[Path, Path]]:
+    """Return all the pipes of a process, each with its PID namespace."""
+    try:
+        return _pipes(entry, (entry / "fd").iterdir())
+    except OSError:
+        return set()
+
+
+def _pipes(entry: Path, descriptors: Iterable[Path]) -> set[tuple[Path, Path]]:
+    pipes: set[tuple[Path, Path]] = set()
+    with suppress(OSError):
+        namespace = (entry / "ns" / "pid").readlink()
+        for descriptor in descriptors:
+            with suppress(OSError):
+                target = descriptor.readlink()
+                if target.name.startswith("pipe:"):
+                    pipes.add((namespace, target))
+    return pipes
 
 
 def _signal(processes: Set[int], number: int) -> None:

@@ -29,8 +29,10 @@ _KILL_SECONDS = 8.0
 _MOMENT = 0.3  # seconds in which a command's process appears or its end becomes known
 _FIRST_LOOK = 0.1  # seconds until the daemon is asked whether a command has ended
 _LONGEST_PAUSE = 1.0
-_DRAIN_SECONDS = 0.5  # for what an ended command has written
-_OCI = b"OCI runtime exec failed"
+_KILLED = 128 + signal.SIGKILL
+_QUIET_SECONDS = 0.1  # without more of it: then all output of an ended command has come
+_REFUSALS = (b"OCI runtime exec failed", b"unable to find user")
+"""How a daemon begins to tell, in the place of output, that a command could not be started."""
 
 
 class RefusedCommand:
@@ -85,6 +87,8 @@ class PlainCommand:
         self._marker = marker
         self._fate = fate
         self._closed = asyncio.Event()
+        self._has_output = False
+        self._quiet_since = 0.0
         self._refusal: int | None = None  # the exit code of a command that could not be started
         loop = asyncio.get_running_loop()
         self._status: asyncio.Future[int] = loop.create_future()
@@ -170,11 +174,13 @@ class PlainCommand:
 
     def received(self, stream: int, data: bytes) -> None:
         """Take output. The daemon's own words, when a command cannot be started, are no output of it."""
-        is_refusal = data.startswith(_OCI)
+        is_refusal = not self._has_output and data.startswith(_REFUSALS)
         if is_refusal:
             self._refusal = refusal_code(data.decode(errors="replace"))
         inbox = self.stdout if stream == STDOUT and not is_refusal else self.stderr
         inbox.put(data)
+        self._has_output = True
+        self._quiet_since = time.monotonic()
         if inbox.is_full:
             self._stream.pause()
 
@@ -195,8 +201,11 @@ class PlainCommand:
                     await self._closed.wait()
                 state = await execs.inspect(self._api, self._exec_id)
                 if not state.is_running and state.exit_code is not None:
-                    with anyio.move_on_after(_DRAIN_SECONDS):
-                        await self._closed.wait()
+                    await self._drain()
+                    # Perhaps it was killed because its container was.
+                    if state.exit_code == _KILLED and (error := await self._fate()) is not None:
+                        self.lost(error)
+                        return
                     self._status.set_result(self._refusal or _returncode(state.exit_code))
                     break
                 if self._closed.is_set() and (error := await self._fate()) is not None:
@@ -209,6 +218,16 @@ class PlainCommand:
             self.lost(await self._fate() or as_error(error))
             return
         self._end_streams()
+
+    async def _drain(self) -> None:
+        """Return when the output of a command that has ended is here; what a child adds later is not its."""
+        self._quiet_since = time.monotonic()
+        while not self._closed.is_set():
+            left = self._quiet_since + _QUIET_SECONDS - time.monotonic()
+            if left <= 0 and not (self.stdout.is_full or self.stderr.is_full):
+                return
+            with anyio.move_on_after(max(left, _QUIET_SECONDS / 4)):
+                await self._closed.wait()
 
     def _end_streams(self) -> None:
         self.stdout.end()

@@ -55,7 +55,7 @@ class Session:
 
     def __init__(self, host: Host, user: str | None, stream: RawStream) -> None:
         self.user = user
-        self.hello = Hello(0, is_able=False, is_bash=False, tools=frozenset())
+        self.hello = Hello(0, is_able=False, is_bash=False)
         self.command: SessionCommand | None = None
         self._host = host
         self._stream = stream

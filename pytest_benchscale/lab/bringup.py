@@ -201,8 +201,9 @@ def _placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the failure that came first; the others become notes on it."""
     first, *others = _leaves(failures)
-    for other in others:
-        first.add_note(f"at the same time: {other}")
+    for told in dict.fromkeys(map(str, others)):
+        if told != str(first):  # such as one image that many nodes lack
+            first.add_note(f"at the same time: {told}")
     return first
 
 

@@ -291,15 +291,17 @@ class DockerBackend:
             self._vigil.end()
         if engine is None:
             return
-        if containers is not None:
-            for node in self._nodes.values():
-                node.lost(NodeDied(node.plan.name, "its lab is closed"))
-            await containers.remover.everything({LAB_LABEL: containers.lab.lab_id})
-            await images.discard(engine)
-        self._engine = self._containers = None
-        self._nodes.clear()
-        self._networks.clear()
-        await engine.aclose()
+        try:
+            if containers is not None:
+                for node in self._nodes.values():
+                    node.lost(NodeDied(node.plan.name, "its lab is closed"))
+                await containers.remover.everything({LAB_LABEL: containers.lab.lab_id})
+                await images.discard(engine, containers.remover.ask)
+            self._engine = self._containers = None
+            self._nodes.clear()
+            self._networks.clear()
+        finally:
+            await engine.aclose()
 
     async def _end(
         self, name: str, step: str, request: Callable[..., None], **options: object

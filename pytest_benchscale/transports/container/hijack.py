@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import struct
 from collections.abc import Callable
@@ -31,10 +30,13 @@ _OPEN_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class DaemonAddress:
-    """Where a daemon listens. `kind` is unix, tcp or ssh; `tls` is for https."""
+    """Where a daemon listens. `kind` is unix, tcp or ssh; `tls` is for https.
+
+    `path` is that of a Unix socket on this machine: the daemon's own, or one that leads to it by ssh.
+    """
 
     kind: str
-    path: str = ""  # of a unix socket
+    path: str = ""
     host: str = ""
     port: int = 0
     user: str = ""
@@ -77,8 +79,7 @@ class Receiver(Protocol):
 class RawStream(asyncio.Protocol):
     """One upgraded connection, from its request on."""
 
-    def __init__(self, process: asyncio.subprocess.Process | None = None) -> None:
-        self._process = process  # what carries the connection elsewhere; ends with it
+    def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._write: Callable[[bytes], None] = _refuse
         self._pending = bytearray()
@@ -172,8 +173,6 @@ class RawStream(asyncio.Protocol):
         """Take note of the end."""
         self.is_closed = True
         self._writable.set()
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
         if not self._upgraded.done():
             reason = f": {exc}" if exc else ""
             self._upgraded.set_exception(
@@ -254,32 +253,13 @@ async def open_stream(address: DaemonAddress, path: str, body: object) -> RawStr
 
 async def _connect(address: DaemonAddress) -> RawStream:
     loop = asyncio.get_running_loop()
-    if address.kind == "unix":
+    if address.path:
         _, stream = await loop.create_unix_connection(RawStream, address.path)
-        return stream
-    if address.kind == "tcp":
+    else:
         _, stream = await loop.create_connection(
             RawStream, address.host, address.port, ssl=address.tls
         )
-        return stream
-    # ssh gets one end of a pair of sockets as its input and output, so that this stream is a socket, too.
-    ours, theirs = socket.socketpair()
-    with theirs:
-        process = await asyncio.create_subprocess_exec(
-            *_dial_stdio(address),
-            stdin=theirs.fileno(),
-            stdout=theirs.fileno(),
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    _, stream = await loop.create_connection(lambda: RawStream(process), sock=ours)
     return stream
-
-
-def _dial_stdio(address: DaemonAddress) -> list[str]:
-    """Return the command that connects its own input and output with a daemon elsewhere."""
-    user = ["-l", address.user] if address.user else []
-    port = ["-p", str(address.port)] if address.port else []
-    return ["ssh", "-T", *user, *port, "--", address.host, "docker system dial-stdio"]
 
 
 def _status_of(header: bytes) -> int:

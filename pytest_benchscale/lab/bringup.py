@@ -194,7 +194,9 @@ def _placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
         step=step,
         details=error.details,
         # A node that died is advised to be started again: not one of a lab that is rolled back.
-        resolution=None if isinstance(error, NodeDied) else error.resolution,
+        resolution=f"correct what node {node!r} runs, such as its `command`"
+        if isinstance(error, NodeDied)
+        else error.resolution,
     )
 
 

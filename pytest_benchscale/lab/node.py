@@ -77,9 +77,21 @@ class Node:
 
     @property
     def address(self) -> IpAddress:
-        """The address on the first of the node's networks."""
+        """The address on the first of the node's networks.
+
+        Raises:
+            LabError: it is on none, or its lab is not up.
+        """
         __tracebackhide__ = True
-        return next(iter(self.addresses.values()))
+        first = next(iter(self.addresses.values()), None)
+        if first is None:
+            raise LabError(
+                f"node {self.name!r} has no address: it is on no network",
+                node=self.name,
+                step="address",
+                resolution=f"put node {self.name!r} on a network, under its `networks:`",
+            )
+        return first
 
     @property
     def addresses(self) -> Mapping[str, IpAddress]:

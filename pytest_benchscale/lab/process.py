@@ -11,7 +11,7 @@ from typing import Self
 
 import anyio
 
-from pytest_benchscale.errors import LabError, NodeDied, WaitTimeout
+from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, WaitTimeout
 from pytest_benchscale.lab.history import CommandRecord
 from pytest_benchscale.lab.lines import LineLog, LineStream
 from pytest_benchscale.lab.machine import Machine
@@ -209,6 +209,7 @@ class Process:
 
         Raises:
             LabError: it could not be ended in time.
+            BackendUnavailable: what its node runs on is away.
         """
         running = self._running
         if running is None or not self._tasks:
@@ -222,9 +223,13 @@ class Process:
                 try:
                     await running.send_signal(signal.SIGTERM)
                     await self._ended.wait()
-                except (NodeDied, OSError):
+                except (NodeDied, BackendUnavailable, OSError):
                     pass  # what is left of it is killed below
-        killed = await kill(running)
+        away: BackendUnavailable | None = None
+        try:
+            killed = await kill(running)
+        except BackendUnavailable as error:
+            killed, away = False, error
         with anyio.move_on_after(KILL_DEADLINE):
             await asyncio.gather(*self._tasks, return_exceptions=True)
         for task in self._tasks:
@@ -232,6 +237,8 @@ class Process:
         self._tasks.clear()
         with anyio.move_on_after(KILL_DEADLINE):
             await running.aclose()
+        if away is not None:
+            raise away
         if not killed:
             raise self._unkillable()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from pytest_benchscale.errors import BenchscaleError, NodeDied
+from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NodeDied
 from pytest_benchscale.transports.base import (
     ByteReader,
     ByteWriter,
@@ -89,12 +89,18 @@ async def run(
 
 
 async def kill(running: RunningCommand) -> bool:
-    """Kill a command and its children; return whether they are gone within the deadline."""
+    """Kill a command and its children; return whether they are gone within the deadline.
+
+    Raises:
+        BackendUnavailable: nobody can tell, since what the node runs on is away.
+    """
     with anyio.move_on_after(KILL_DEADLINE, shield=True):
         try:
             await running.kill_tree()
         except NodeDied:
             return True  # and they with it
+        except BackendUnavailable:
+            raise
         except (OSError, BenchscaleError):
             return False
         return True
@@ -131,7 +137,10 @@ class _Exchange:
     async def break_off(self, running: RunningCommand) -> None:
         """Kill the command, and keep what it wrote before its end."""
         await self._stop_tasks()
-        self.killed = await kill(running)
+        try:
+            self.killed = await kill(running)
+        except BackendUnavailable:
+            self.killed = False
         with anyio.move_on_after(_DRAIN_DEADLINE), suppress(OSError, BenchscaleError):
             await self.stdout.fill(running.stdout)
             await self.stderr.fill(running.stderr)

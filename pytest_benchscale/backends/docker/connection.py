@@ -70,7 +70,7 @@ async def connect(
 
 
 _known: dict[str, dict[str, Any]] = {}
-"""What daemons have told of their versions, by their addresses as the SDK writes them."""
+"""What daemons have told of their versions, by where they are."""
 
 
 class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
@@ -81,6 +81,7 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
     ) -> None:
         self.tunnel = tunnel
         self.about: dict[str, Any] = {}
+        self._place = f"{address} {address.path}"
         super().__init__(
             base_url=_base_url(address, tunnel),
             version=_LOWEST,
@@ -104,7 +105,7 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
             ValueError: the answer is no daemon's.
         """
         ping = self.get(f"{self.base_url}/_ping", timeout=_probe_seconds(self.tunnel))
-        known = _known.get(self.base_url, {})
+        known = _known.get(self._place, {})
         answer: Any = known
         # A version costs Podman most of a second: it asks the package manager about each of its helpers.
         if not known or ping.headers.get("Api-Version") != known["ApiVersion"]:
@@ -112,7 +113,7 @@ class _Client(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
         version = answer.get("ApiVersion") if isinstance(answer, dict) else None
         if not isinstance(version, str) or not version:
             raise ValueError("it names no version of its API")
-        self.about = _known[self.base_url] = dict(answer)
+        self.about = _known[self._place] = dict(answer)
         self._version = version
         self.timeout = READ_SECONDS
         return self.about

@@ -72,7 +72,7 @@ class Engine:
         Raises:
             ApiError, BackendUnavailable: as `call`.
         """
-        place = f"{self.client.base_url} {self.client.api_version}"
+        place = f"{self.address} {self.address.path} {self.client.api_version}"
         if place not in _infos:
             _infos[place] = await self.call(self.client.info)
         return _infos[place]

@@ -22,7 +22,8 @@ _ADVICE = {
     r"executable file not found|no such file or directory: unknown": "check the node's `command`: its "
     "image has no such program",
     r"permission denied: unknown": "check the node's `command`: it is not executable",
-    r"is already in use by container": "remove the other container, which is not this lab's, or rename it",
+    r"is already in use by container|name is already in use": "remove the other container, which is not "
+    "this lab's, or rename it",
     r"no command specified": "the image has neither a command nor `sleep`: give the node a `command`",
     r"bind source path does not exist|not a shared|mounts denied": "the daemon does not see this directory: "
     "it must be on the daemon's machine, and shared with it",

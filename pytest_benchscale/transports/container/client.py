@@ -167,6 +167,8 @@ class ContainerTransport:
 
     async def kill(self, command: SessionCommand) -> None:
         """Kill a command and everything it started; processes of other users by root."""
+        if self._error is not None:  # it may be over that, whatever it was
+            raise await self._fate() or self._error
         user = command.session.user
         with command.holding() as shell:
             arguments = (command.pid, command.parent, shell, command.marker)

@@ -158,7 +158,6 @@ class DockerBackend:
             if any(word in error.explanation for word in _OVERLAPS):
                 await self._refuse_taken(plan)
                 # Who had it has let go of it since then.
-                raise SubnetTaken(plan.name, plan.subnet, error.explanation) from error
                 raise SubnetTaken(plan.name, plan.subnet, _JUST_NOW) from error
             what = f"network {plan.name!r} could not be created"
             raise failures.explain(error, what, "network") from error

@@ -26,7 +26,7 @@ from pytest_benchscale.transports.container.streams import Inbox, Outbox
 __all__ = ["PlainCommand", "RefusedCommand", "as_error"]
 
 _KILL_SECONDS = 8.0
-_MOMENT = 0.3  # seconds in which a command's process appears or its end becomes known
+_MOMENT = 0.02  # seconds between looks for a command's process
 _FIRST_LOOK = 0.1  # seconds until the daemon is asked whether a command has ended
 _LONGEST_PAUSE = 1.0
 _KILLED = 128 + signal.SIGKILL
@@ -138,23 +138,34 @@ class PlainCommand:
         """Send a signal to the command itself."""
         if self._status.done():
             return
-        found = await to_thread.run_sync(marked, self._marker)
-        if not found:
-            raise self._out_of_reach()
-        with suppress(ProcessLookupError):
-            os.kill(min(found), signum)  # the command is the eldest
+        if found := await self._processes():
+            with suppress(ProcessLookupError):
+                os.kill(min(found), signum)  # the command is the eldest
 
     async def kill_tree(self) -> None:
         """Kill the command and everything it started; return when they are gone."""
-        if not self._status.done() and not await to_thread.run_sync(marked, self._marker):
-            with anyio.move_on_after(_MOMENT):  # perhaps it just ended
-                await asyncio.shield(self._status)
-        if not self._status.done() and not self._api.address.is_local:
-            raise self._out_of_reach()
+        await self._processes()
         deadline = time.monotonic() + _KILL_SECONDS
         kill = partial(kill_on_this_machine, self._marker, deadline=deadline)
         if not await to_thread.run_sync(kill):
             raise self._out_of_reach()
+
+    async def _processes(self) -> set[int]:
+        """Return the command's processes on this machine, none when it has ended.
+
+        The daemon may have yet to start it.
+
+        Raises:
+            LabError: it runs, but its processes are not to be seen here.
+        """
+        deadline = time.monotonic() + _KILL_SECONDS
+        while not (found := await to_thread.run_sync(marked, self._marker)):
+            if self._status.done():
+                break
+            if not self._api.address.is_local or time.monotonic() > deadline:
+                raise self._out_of_reach()
+            await asyncio.sleep(_MOMENT)
+        return found
 
     async def aclose(self) -> None:
         """Let go of the streams."""

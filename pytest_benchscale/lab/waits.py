@@ -52,14 +52,17 @@ async def for_exec(
     """Run a command until it returns 0."""
     __tracebackhide__ = True
     end = anyio.current_time() + machine.context.scaled(timeout)
+    ended = ""  # how the last attempt went that was not cut short
 
     async def look() -> tuple[ExecResult | None, str]:
+        nonlocal ended
         left = max(end - anyio.current_time(), POLL_INTERVAL)
         try:
             result = await machine.run(shown, command, timeout=left, recorded=False)
         except CommandTimeout as exc:
-            return None, f"it was still running\n{exc.result.output_excerpt()}"
-        return result if result.ok else None, f"{result.outcome}\n{result.output_excerpt()}"
+            return None, ended or f"it was still running\n{exc.result.output_excerpt()}"
+        ended = f"{result.outcome}\n{result.output_excerpt()}"
+        return result if result.ok else None, ended
 
     line = ExecResult(shown, 0, b"", b"", 0.0).command_line
     # The slack lets the last attempt be killed, and tell what it wrote.

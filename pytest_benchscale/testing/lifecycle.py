@@ -218,13 +218,19 @@ class LifecycleContract(Contract):
     async def test_pausing_also_holds_what_starts_at_that_moment(self, mortal: Node) -> None:
         async def begin(delay: float) -> ExecResult:
             await asyncio.sleep(delay)
-            return await mortal.exec("sleep 0.3; echo done")
+            return await mortal.exec("sleep 0.5; echo done")
+
+        def ended() -> list[bool]:
+            return [command.done() and not command.exception() for command in commands]
 
         commands = [asyncio.create_task(begin(number / 1000)) for number in range(20)]
         await asyncio.sleep(0.01)
         await mortal.pause()
-        await asyncio.sleep(0.8)
-        assert not [command for command in commands if command.done() and not command.exception()]
+        await asyncio.sleep(0.3)  # for what had ended before the node stood still
+        before = ended()
+        assert not all(before)
+        await asyncio.sleep(1)
+        assert ended() == before
         await mortal.resume()
         for outcome in await asyncio.gather(*commands, return_exceptions=True):
             # Who came after the pause was refused.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_benchscale.lab.node import Node
 from pytest_benchscale.testing import BackendContract
 from tests.daemons.images import reference
 
@@ -12,15 +13,25 @@ AMBIGUOUS = {
 }
 
 
+class PlainContract(BackendContract):
+    """The whole contract; the end of a command is asked for, so what a child adds at once counts as its."""
+
+    known_failures = AMBIGUOUS
+
+    async def test_a_background_child_does_not_leak_into_the_next_result(self, node: Node) -> None:
+        first = await node.exec("(sleep 4; echo late; echo late >&2) & echo first")
+        second = await node.exec("sleep 5; echo second")
+        assert (first.stdout, first.stderr) == ("first\n", "")
+        assert (second.stdout, second.stderr) == ("second\n", "")
+
+
 @pytest.mark.daemon("docker")
-class TestDockerPlain(BackendContract):
+class TestDockerPlain(PlainContract):
     backend = "docker"
     image = reference("plain")
-    known_failures = AMBIGUOUS
 
 
 @pytest.mark.daemon("podman")
-class TestPodmanPlain(BackendContract):
+class TestPodmanPlain(PlainContract):
     backend = "podman"
     image = reference("plain")
-    known_failures = AMBIGUOUS

@@ -145,6 +145,17 @@ class NodeInfo:
     interfaces: Mapping[str, str]
     reason: str | None = None  # why it is dead, where known
 
+    @classmethod
+    def of(cls, plan: NodePlan, status: NodeStatus, why: str) -> NodeInfo:
+        """Return the state of a node that is as it was planned; `why` is told of a dead one."""
+        return cls(
+            name=plan.name,
+            status=status,
+            addresses={one.network: one.address.ip for one in plan.interfaces},
+            interfaces={one.network: one.device for one in plan.interfaces},
+            reason=why if status is NodeStatus.DEAD else None,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class OwnedThing:

@@ -44,14 +44,7 @@ class DockerNode:
 
     def info(self) -> NodeInfo:
         """Return its state as the lab wants it."""
-        interfaces = self.plan.interfaces
-        return NodeInfo(
-            name=self.plan.name,
-            status=self.status,
-            addresses={one.network: one.address.ip for one in interfaces},
-            interfaces={one.network: one.device for one in interfaces},
-            reason=self.why() if self.status is NodeStatus.DEAD else None,
-        )
+        return NodeInfo.of(self.plan, self.status, self.why())
 
     def why(self) -> str:
         """Return why nothing can be done in the node now."""

@@ -76,9 +76,11 @@ class ContainerTransport:
                     self._has_shell = False
             return await self._start_plain(command, stdin=stdin)
         except ApiError as error:
-            if (gone := await self._fate()) is not None:
+            about_command = _is_about_the_command(error)
+            # A container that refuses for another reason may have ended before its daemon knows.
+            if (gone := await (self._fate() if about_command else self.fate())) is not None:
                 raise gone from None
-            if _is_about_the_command(error):
+            if about_command:
                 return RefusedCommand(error.explanation)
             raise as_error(error) from error
         except BackendUnavailable as error:
@@ -244,4 +246,6 @@ class ContainerTransport:
 def _is_about_the_command(error: ApiError) -> bool:
     """Return whether the daemon refused for what was asked to run, such as an unknown user."""
     text = error.explanation.lower()
-    return any(word in text for word in ("user", "passwd", "executable file", "oci runtime"))
+    return "stopped state" not in text and any(
+        word in text for word in ("user", "passwd", "executable file", "oci runtime")
+    )

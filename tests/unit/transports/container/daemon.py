@@ -95,14 +95,22 @@ class Daemon:
         self.started += 1
         argv = [*self.shell, *state["argv"][1:]] if state["argv"][0] == "/bin/sh" else state["argv"]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                cwd=state["workdir"],
-                start_new_session=True,
+            starting = asyncio.ensure_future(
+                asyncio.create_subprocess_exec(
+                    *argv,
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    cwd=state["workdir"],
+                    start_new_session=True,
+                )
             )
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # the end of the test, while one more was being started
+            process = await starting
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.communicate()
+            raise
         except OSError as error:
             reason = f'exec: "{state["argv"][0]}": {error.strerror}'
             self._frame(writer, 2, f"OCI runtime exec failed: {reason}: unknown\r\n".encode())

@@ -37,18 +37,24 @@ class Daemon:
         self._execs: dict[str, dict[str, Any]] = {}
         self._ids = itertools.count(1)
         self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._processes: set[int] = set()
+        self._ended = False
 
     async def __aenter__(self) -> Daemon:
         self._server = await asyncio.start_unix_server(self._serve, self.address.path)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        """End connections and processes, and see all of them to their end: nothing is cancelled."""
         assert self._server is not None
+        self._ended = True
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pid in self._processes:
+            _kill_group(pid)
+        for writer in self._connections.values():
+            writer.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
         await self._server.wait_closed()
 
     # --- what the transport asks of it ---
@@ -74,13 +80,14 @@ class Daemon:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._connections[task] = writer
         try:
-            await self._answer(reader, writer)
-        except asyncio.CancelledError:
-            pass  # the end of the test; asyncio's server would report it
+            if not self._ended:
+                await self._answer(reader, writer)
+        except asyncio.IncompleteReadError:
+            pass  # the client went away before it asked
         finally:
-            self._tasks.discard(task)
+            del self._connections[task]
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,29 +102,25 @@ class Daemon:
         self.started += 1
         argv = [*self.shell, *state["argv"][1:]] if state["argv"][0] == "/bin/sh" else state["argv"]
         try:
-            starting = asyncio.ensure_future(
-                asyncio.create_subprocess_exec(
-                    *argv,
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
-                    cwd=state["workdir"],
-                    start_new_session=True,
-                )
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                cwd=state["workdir"],
+                start_new_session=True,
             )
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # the end of the test, while one more was being started
-            process = await starting
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.communicate()
-            raise
         except OSError as error:
             reason = f'exec: "{state["argv"][0]}": {error.strerror}'
             self._frame(writer, 2, f"OCI runtime exec failed: {reason}: unknown\r\n".encode())
             state["ExitCode"] = 127
             return
         state["Running"] = True
+        self._processes.add(process.pid)
+        if self._ended:  # while it was being started
+            _kill_group(process.pid)
         await self._carry(reader, writer, process)
+        self._processes.discard(process.pid)
         state.update(Running=False, ExitCode=_code(await process.wait()))
 
     async def _carry(
@@ -129,18 +132,11 @@ class Daemon:
         assert process.stdout
         assert process.stderr
         feeding = asyncio.create_task(self._feed(reader, process))
-        copying = asyncio.gather(
+        await asyncio.gather(
             self._copy(process.stdout, writer, 1), self._copy(process.stderr, writer, 2)
         )
-        try:
-            await asyncio.shield(copying)
-        finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-            if not copying.done():
-                os.killpg(process.pid, signal.SIGKILL)
-            await copying
-            await process.wait()
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
 
     async def _feed(
         self, reader: asyncio.StreamReader, process: asyncio.subprocess.Process
@@ -170,3 +166,8 @@ class Daemon:
 
 def _code(returncode: int) -> int:
     return returncode if returncode >= 0 else 128 - returncode
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended, which is about to be noticed
+        os.killpg(pid, signal.SIGKILL)

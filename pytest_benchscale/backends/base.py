@@ -7,7 +7,7 @@ with infos, what there really is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -28,8 +28,13 @@ __all__ = [
     "NodePlan",
     "NodeStatus",
     "OwnedThing",
+    "Progress",
     "Route",
 ]
+
+
+Progress = Callable[[str], None]
+"""Called with a line about how far long work has come, in the event loop of who asked for the work."""
 
 
 class Capability(StrEnum):
@@ -49,6 +54,8 @@ class Capability(StrEnum):
     VOLUMES = "volumes"
     MAIN_COMMAND = "a main command"
     USERS = "commands as another user"
+    PLATFORM = "a choice of platform"
+    LOG_TIMES = "the times of log lines"
     KEEP = "keeping a lab after the session"
 
 
@@ -113,7 +120,10 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True)
 class LabPlan:
-    """A whole lab: what `open` is told. `directory` is where relative paths of the file start."""
+    """A whole lab: what `open` is told. `directory` is where relative paths of the file start.
+
+    `progress` is told of work that takes long, such as the download of an image.
+    """
 
     lab_id: str
     name: str
@@ -122,6 +132,7 @@ class LabPlan:
     nodes: tuple[NodePlan, ...]
     timeout_scale: float = 1.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +148,18 @@ class NetworkInfo:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A node that exists. Both mappings go by network name."""
+    """A node that exists. Addresses and interfaces go by network name.
+
+    `ports` has the published ones: the node's own, such as "80/tcp", and that of the machine where
+    the node runs.
+    """
 
     name: str
     status: NodeStatus
     addresses: Mapping[str, IpAddress]
     interfaces: Mapping[str, str]
     reason: str | None = None  # why it is dead, where known
+    ports: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, plan: NodePlan, status: NodeStatus, why: str) -> NodeInfo:
@@ -257,8 +273,12 @@ class Backend(Protocol):
         """Return the way into a running node; asked anew after each start."""
         ...
 
-    async def logs(self, name: str) -> str:
-        """Return what the node has said so far; also of a dead one."""
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        """Return what the node has said so far; also of a dead one.
+
+        With `timestamps`, which need `Capability.LOG_TIMES`, each line's time (RFC 3339) and a space
+        are before it.
+        """
         ...
 
     async def links(self, name: str) -> Mapping[str, str]:

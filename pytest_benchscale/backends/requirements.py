@@ -23,6 +23,7 @@ _NODE_KEYS = {
     "disk_gb": Capability.DISK_SIZE,
     "cloud_init": Capability.CLOUD_INIT,
     "existing": Capability.EXISTING,
+    "platform": Capability.PLATFORM,
     "ports": Capability.PUBLISHED_PORTS,
     "volumes": Capability.VOLUMES,
     "command": Capability.MAIN_COMMAND,

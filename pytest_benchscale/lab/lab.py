@@ -353,9 +353,10 @@ class Lab:
 
     async def _keep_artifacts(self, directory: Path, plan: LabPlan) -> None:
         logs: dict[str, str] = {}
+        timestamps = Capability.LOG_TIMES in self._context.backend.capabilities
         for name in self._created.nodes:
             try:
-                logs[name] = await self._machines[name].logs()
+                logs[name] = await self._machines[name].logs(timestamps=timestamps)
             except BenchscaleError as exc:
                 logs[name] = f"(the log could not be read: {exc})\n"
         write_artifacts(directory, self._topology, plan, self._context, logs)

@@ -76,10 +76,10 @@ class Machine:
             self.info = info
         return info
 
-    async def logs(self) -> str:
+    async def logs(self, *, timestamps: bool = False) -> str:
         """Ask the backend for what the node has said."""
         return await self.context.ask(
-            lambda: self.context.backend.logs(self.name),
+            lambda: self.context.backend.logs(self.name, timestamps=timestamps),
             deadline=ASK_DEADLINE,
             node=self.name,
             step="logs",

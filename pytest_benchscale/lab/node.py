@@ -106,6 +106,16 @@ class Node:
         return self._machine.existing("interfaces").interfaces
 
     @property
+    def ports(self) -> Mapping[str, int]:
+        """The published ports: the node's own, such as "80/tcp", and that of the machine it is on.
+
+        A port declared without one of the machine's gets any that is free, perhaps another after
+        each start.
+        """
+        __tracebackhide__ = True
+        return self._machine.existing("ports").ports
+
+    @property
     def sync(self) -> SyncNode:
         """The same node without `await`."""
         from pytest_benchscale.lab.sync import SyncNode  # noqa: PLC0415  it builds on this module
@@ -256,11 +266,17 @@ class Node:
         await self._lifecycle.resume()
 
     @on_portal
-    async def logs(self) -> str:
-        """Return what the node has said so far; also of a stopped or dead one."""
+    async def logs(self, *, timestamps: bool = False) -> str:
+        """Return what the node has said so far; also of a stopped or dead one.
+
+        With `timestamps`, each line has its time before it, in RFC 3339 and UTC, and a space.
+
+        Raises:
+            NotSupported: the backend does not know when a line was written.
+        """
         __tracebackhide__ = True
         self._machine.existing("logs")
-        return await self._machine.logs()
+        return await self._machine.logs(timestamps=timestamps)
 
     @on_portal
     async def wait_for_port(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ class LabOptions:
     `timeout_scale` multiplies every deadline of the lab's own and every wait, but not a command's
     timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
     leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
+    `progress` is told of work that takes long, in the thread of the labs.
     """
 
     conditions: Literal["enforce", "off"] = "enforce"
@@ -27,3 +28,4 @@ class LabOptions:
     keep: Literal["never", "failed", "always"] = "never"
     artifacts: Path | None = None
     taken: tuple[IpNetwork, ...] = ()
+    progress: Callable[[str], None] | None = None

@@ -12,7 +12,7 @@ from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.owner import owner_labels
 from pytest_benchscale.lab.routing import Routing
 from pytest_benchscale.topology import images
-from pytest_benchscale.topology.addressing import assign
+from pytest_benchscale.topology.addressing import Addressing, assign
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.topology.presets import effective_conditions
 
@@ -40,7 +40,6 @@ def build_plan(
     lab_id = lab_id or new_lab_id()
     addressing = assign(topology, options.taken)
     routing = Routing(topology, addressing)
-    conditions = options.conditions == "enforce" and mentions_conditions(topology)
     return LabPlan(
         lab_id=lab_id,
         name=topology.name,
@@ -60,20 +59,7 @@ def build_plan(
                 name=node.name,
                 hostname=hostname_of(node.name),
                 image=images.resolve(node.image, backend, options.images),
-                interfaces=tuple(
-                    InterfacePlan(
-                        network=network,
-                        device=f"eth{number}",
-                        mac=mac_of(lab_id, node.name, network),
-                        address=address,
-                        conditions=effective_conditions(topology, node.name, network)
-                        if conditions
-                        else None,
-                    )
-                    for number, (network, address) in enumerate(
-                        addressing.addresses[node.name].items()
-                    )
-                ),
+                interfaces=_interfaces(topology, node.name, addressing, options, lab_id),
                 routes=routing.routes(node.name),
                 hosts=routing.hosts(node.name),
                 forwards=node.name in routing.routers,
@@ -84,6 +70,23 @@ def build_plan(
         ),
         timeout_scale=options.timeout_scale,
         labels=owner_labels(),
+        progress=options.progress,
+    )
+
+
+def _interfaces(
+    topology: Topology, node: str, addressing: Addressing, options: LabOptions, lab_id: str
+) -> tuple[InterfacePlan, ...]:
+    conditions = options.conditions == "enforce" and mentions_conditions(topology)
+    return tuple(
+        InterfacePlan(
+            network=network,
+            device=f"eth{number}",
+            mac=mac_of(lab_id, node, network),
+            address=address,
+            conditions=effective_conditions(topology, node, network) if conditions else None,
+        )
+        for number, (network, address) in enumerate(addressing.addresses[node].items())
     )
 
 

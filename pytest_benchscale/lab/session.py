@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NotSupported
 from pytest_benchscale.lab.settings import Settings
@@ -34,6 +34,18 @@ _LOG_LINES = 20  # the end of a node's log, in the report of a failed test
 _LOGS = 8  # nodes whose log is shown there
 _LOG_DEADLINE = 10.0  # seconds to fetch the logs
 _COMMANDS = 50  # the newest commands, in the same report
+
+
+class ProgressLine(Protocol):
+    """Where it is shown how far the work on a lab has come."""
+
+    def show(self, line: str) -> None:
+        """Show it, in place of what was shown before."""
+        ...
+
+    def end(self) -> None:
+        """Show no more of it."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -81,8 +93,9 @@ class Outcome:
 class LabSession:
     """The labs of one run. Every method is called from the thread that runs the tests."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, progress: ProgressLine | None = None) -> None:
         self.settings = settings
+        self._progress = progress
         self.outcome = Outcome()
         self._sources = TopologySources(settings.search_path, settings.presets)
         self._requests: dict[tuple[Topology, str], LabRequest] = {}
@@ -135,7 +148,11 @@ class LabSession:
         __tracebackhide__ = True
         backend = self.choose(request)
         self._check_keep(backend)
-        self._labs[request] = lab = self._live_pool().acquire(request.topology, backend)
+        try:
+            self._labs[request] = lab = self._live_pool().acquire(request.topology, backend)
+        finally:
+            if self._progress:
+                self._progress.end()
         self._used[request] = None
         return lab
 
@@ -273,6 +290,7 @@ class LabSession:
                 images=chosen.images,
                 keep=chosen.keep,
                 artifacts=chosen.artifacts,
+                progress=self._progress.show if self._progress else None,
             )
             self._pool = Pool(self._live_portal(), options)
         return self._pool

@@ -119,6 +119,12 @@ class SyncNode:
         __tracebackhide__ = True
         return self._wrapped.interfaces
 
+    @property
+    def ports(self) -> Mapping[str, int]:
+        """The published ports: the node's own, such as "80/tcp", and that of the machine it is on."""
+        __tracebackhide__ = True
+        return self._wrapped.ports
+
     exec = blocking(Node.exec)
     put = blocking(Node.put)
     get = blocking(Node.get)

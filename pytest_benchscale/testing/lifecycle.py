@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -266,6 +267,18 @@ class LifecycleContract(Contract):
     async def test_the_log_is_what_the_main_command_says(self) -> None:
         with self.open(MAIN_COMMAND) as lab:
             assert "ready" in await lab["mortal"].logs()
+
+    @requires(Capability.LOG_TIMES)
+    async def test_the_lines_of_a_log_have_their_times(self) -> None:
+        speaks = Capability.MAIN_COMMAND in self.capabilities
+        with self.open(MAIN_COMMAND if speaks else MORTAL) as lab:
+            lines = (await lab["mortal"].logs(timestamps=True)).splitlines()
+            plain = (await lab["mortal"].logs()).splitlines()
+        assert [line.partition(" ")[2] for line in lines] == plain
+        assert not speaks or plain == ["ready"]
+        for line in lines:
+            written = datetime.fromisoformat(line.partition(" ")[0])
+            assert abs(datetime.now(UTC) - written) < timedelta(minutes=5)
 
     @requires(Capability.MAIN_COMMAND)
     async def test_a_node_whose_main_command_ends_is_dead(self) -> None:

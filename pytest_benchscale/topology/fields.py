@@ -286,6 +286,19 @@ def _port_mapping(value: object) -> str:
     return text
 
 
+_PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?", re.ASCII)
+
+
+def _platform(value: object) -> str:
+    text = _text(value)
+    if not _PLATFORM.fullmatch(text):
+        raise invalid(
+            f"{shorten(text)!r} is not a platform: write OS/ARCHITECTURE, as in linux/arm64, "
+            "or OS/ARCHITECTURE/VARIANT"
+        )
+    return text
+
+
 def _node_path(value: object) -> str:
     path = _text(value)
     if not path.startswith("/"):
@@ -370,6 +383,7 @@ Positive = Annotated[float, *_of(_positive, type="number", exclusiveMinimum=0)]
 PositiveInt = Annotated[int, *_of(_positive_int, type="integer", minimum=1)]
 Port = Annotated[int, *_of(_port, type="integer", minimum=1, maximum=65535)]
 PortMapping = Annotated[str, *_of(_port_mapping, type=["string", "integer"])]
+Platform = Annotated[str, *_of(_platform, type="string", pattern=f"^{_PLATFORM.pattern}$")]
 NodePath = Annotated[str, *_of(_node_path, type="string", pattern="^/")]
 Volume = Annotated[str, *_of(_volume, type="string")]
 FileMode = Annotated[str, *_of(_file_mode, type=["string", "integer"])]

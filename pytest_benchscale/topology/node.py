@@ -21,6 +21,7 @@ from pytest_benchscale.topology.fields import (
     Name,
     NodeName,
     NodePath,
+    Platform,
     Port,
     PortMapping,
     Positive,
@@ -186,6 +187,9 @@ class NodeSpec(Declared):
         None,
         description="A name of the image catalogue, the backend's own reference, or a mapping from "
         "backend to one of these; the catalogue's default when absent.",
+    )
+    platform: Platform | None = Field(
+        None, description="Platform of a container's image, linux/arm64; the daemon's when absent."
     )
     backend: FilledText | None = Field(None, description="Backend of this node alone.")
     networks: tuple[Attachment, ...] = Field(

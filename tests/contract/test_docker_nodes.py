@@ -124,6 +124,27 @@ async def test_the_entry_point_of_an_image_stays_with_a_command(tmp_path):
         assert await lab["idle"].logs() == ""
 
 
+# --- platforms ---
+
+
+async def test_a_node_has_the_platform_that_it_wants(api):
+    there = api.inspect_image(reference("debian"))["Architecture"]
+    text = f"nodes: [{{name: alpha, platform: linux/{there}}}]"
+    async with opened(text) as lab:
+        image = containers(api, lab)["alpha"]["Image"]
+        assert api.inspect_image(image)["Architecture"] == there
+
+
+async def test_an_image_that_is_here_for_another_platform_only_is_not_taken(api):
+    other = (
+        "arm64" if api.inspect_image(reference("debian"))["Architecture"] != "arm64" else "amd64"
+    )
+    with pytest.raises(LabError, match=f"not on this machine for linux/{other}") as caught:
+        async with opened(f"nodes: [{{name: alpha, platform: linux/{other}}}]"):
+            pytest.fail("the lab came up")
+    assert "alpha" in str(caught.value)
+
+
 # --- ports, volumes, limits ---
 
 
@@ -144,6 +165,23 @@ async def test_a_published_port_answers_on_this_machine(form):
         async with lab["web"].process(["python3", "-c", WEB]):
             await lab["web"].wait_for_port(80, timeout=10)
             assert (await fetch(port)).endswith(b"hello from the node")
+
+
+async def test_a_port_that_the_daemon_chose_is_told():
+    text = "{network: {name: lan}, nodes: [{name: web, ports: ['80', '53/udp']}, {name: other}]}"
+    async with opened(text) as lab:
+        web, other = lab["web"], lab["other"]
+        assert set(web.ports) == {"80/tcp", "53/udp"}
+        assert other.ports == {}
+        async with web.process(["python3", "-c", WEB]):
+            await web.wait_for_port(80, timeout=10)
+            assert (await fetch(web.ports["80/tcp"])).endswith(b"hello from the node")
+        await web.restart()
+        async with web.process(["python3", "-c", WEB]):
+            await web.wait_for_port(80, timeout=10)
+            assert (await fetch(web.sync.ports["80/tcp"])).endswith(b"hello from the node")
+        await web.stop()
+        assert web.ports == {}
 
 
 async def test_a_port_that_another_program_has_is_named(api):

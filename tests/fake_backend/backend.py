@@ -17,7 +17,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
-from pytest_benchscale.errors import BenchscaleError
+from pytest_benchscale.errors import BenchscaleError, NotSupported
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
 from tests.fake_backend.node import FakeNode, FakeTransport
@@ -163,7 +163,9 @@ class FakeBackend:
     def transport(self, name: str) -> FakeTransport:
         return FakeTransport(self._node(name))
 
-    async def logs(self, name: str) -> str:
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        if timestamps:
+            raise NotSupported(self.name, Capability.LOG_TIMES)
         await self.script.step("logs", name)
         return self._node(name).log
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -65,15 +68,35 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
         """Run the suite in a process of its own, where signals and other plugins are at home."""
         return self._pytester.runpytest_subprocess(*PLAIN, *arguments, timeout=timeout)
 
-    def start(self, *arguments):
+    def start(self, *arguments, stdout=subprocess.PIPE):
         """Start the suite in a process of its own and let it run."""
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=self.path,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def run_in_terminal(self, *arguments, timeout):
+        """Run the suite in a process of its own, with a terminal of 80 columns; return what it shows."""
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(its, (24, 80))
+        process = self.start(*PLAIN, *arguments, stdout=its)
+        os.close(its)
+        shown, deadline = b"", time.monotonic() + timeout
+        with os.fdopen(ours, "rb", buffering=0) as terminal:
+            while select.select([terminal], [], [], max(0, deadline - time.monotonic()))[0]:
+                try:
+                    shown += terminal.read(4096)
+                except OSError:  # nobody has its other end any more
+                    break
+        try:
+            process.wait(max(0, deadline - time.monotonic()))
+        finally:
+            process.kill()
+            process.wait()
+        return shown.decode()
 
     def events(self, *kinds):
         """Return what was recorded, of these kinds; of none: the labs' comings and goings."""

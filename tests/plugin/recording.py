@@ -19,8 +19,10 @@ NAMES = (
     "slow",  # takes a minute for each node
     "slow-to-close",  # takes a second for deleting the node `server`
     "sticky",  # cannot delete the node `server`
+    "pulling",  # has to fetch images first
     "talking",  # its nodes have said thirty lines
 )
+STEP = "pulling it: {} of 2 layers"
 
 
 class RecordingBackend(FakeBackend):
@@ -49,6 +51,9 @@ class RecordingBackend(FakeBackend):
         self._recorded = plan.name
         self.record(f"open {plan.name}")
         await super().open(plan)
+        if self.name == "pulling":
+            for layers in range(3):
+                plan.progress(STEP.format(layers))
 
     async def create_node(self, plan):
         self.record(f"creating {plan.name}")
@@ -58,10 +63,10 @@ class RecordingBackend(FakeBackend):
         self.record(f"deleting {name}")
         await super().delete_node(name)
 
-    async def logs(self, name):
+    async def logs(self, name, *, timestamps=False):
         if self.name == "talking":
             return "".join(f"{name} says {number}\n" for number in range(30))
-        return await super().logs(name)
+        return await super().logs(name, timestamps=timestamps)
 
     async def close(self):
         await super().close()

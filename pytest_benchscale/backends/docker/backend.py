@@ -66,6 +66,8 @@ _CAPABILITIES = frozenset(
         Capability.VOLUMES,
         Capability.MAIN_COMMAND,
         Capability.USERS,
+        Capability.PLATFORM,
+        Capability.LOG_TIMES,
     }
 )
 _FATE_SECONDS = 10.0
@@ -254,11 +256,11 @@ class DockerBackend:
             raise NodeDied(name, node.why())
         return node.transport
 
-    async def logs(self, name: str, *, times: bool = False) -> str:
-        """Return what the container has written, with `times` each line's before it."""
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        """Return what the container has written."""
         node = self._node(name)
         with failures.told(f"the log of node {name!r} cannot be read", "logs", name):
-            return await self._opened().log(node, times=times)
+            return await self._opened().log(node, timestamps=timestamps)
 
     async def links(self, name: str) -> Mapping[str, str]:
         """Return the devices on this machine that the container's are connected with."""

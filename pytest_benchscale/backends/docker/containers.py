@@ -25,7 +25,12 @@ from pytest_benchscale.backends.docker.logs import with_times
 from pytest_benchscale.backends.docker.network import Wiring, joins_in_order, routes_of
 from pytest_benchscale.backends.docker.node import DockerNode, how_it_ended
 from pytest_benchscale.backends.docker.removal import Remover
-from pytest_benchscale.backends.docker.spec import container_config, container_name, endpoint
+from pytest_benchscale.backends.docker.spec import (
+    container_config,
+    container_name,
+    endpoint,
+    published,
+)
 from pytest_benchscale.errors import LabError
 
 __all__ = ["LAB_LABEL", "NETWORK_LABEL", "NODE_LABEL", "Containers"]
@@ -66,8 +71,9 @@ class Containers:
             self.engine,
             plan.image,
             directory=self.lab.directory,
-            platform=None,
+            platform=plan.spec.platform,
             labels=self.labels,
+            progress=self.lab.progress,
         )
         config = self._config(plan, image, own_command=False)
         await self._create(node, config)
@@ -99,9 +105,11 @@ class Containers:
             raise await self._did_not_start(node, error) from error
         for interface in self._later(plan):
             await self._attach(node, interface)
-        state = (await self.inspect(container))["State"]
+        known = await self.inspect(container)
+        state = known["State"]
         if not state["Running"]:
             raise await self._ended_at_once(node, state)
+        node.ports = published(known)
         if plan.interfaces:
             await self._settle_routes(node, state["Pid"])
             if again and routes.can_be_set(self.engine):
@@ -141,12 +149,12 @@ class Containers:
         )
         return known
 
-    async def log(self, node: DockerNode, *, times: bool = False) -> str:
+    async def log(self, node: DockerNode, *, timestamps: bool = False) -> str:
         """Return what a container has written."""
         if node.container is None:
             return ""
-        since = 0 if times else node.log.since
-        read = functools.partial(_read_log, self.engine, node, since, times)
+        since = 0 if timestamps else node.log.since
+        read = functools.partial(_read_log, self.engine, node, since, timestamps)
         text: str = await self.engine.call(read)
         return text
 
@@ -169,6 +177,7 @@ class Containers:
             self.engine.client.create_container_from_config,
             config=config,
             name=container_name(self.lab, plan),
+            platform=plan.spec.platform,
         )
         try:
             node.container = await node.creation.identifier()
@@ -263,7 +272,7 @@ class _NoInit(Exception):
     """The machine of the daemon has no program that could be the first process."""
 
 
-def _read_log(engine: Engine, node: DockerNode, since: int, times: bool) -> str:
+def _read_log(engine: Engine, node: DockerNode, since: int, timestamps: bool) -> str:
     wanted = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": since}
     try:
         body = _get(engine, f"containers/{node.container}/logs", wanted).content
@@ -271,7 +280,7 @@ def _read_log(engine: Engine, node: DockerNode, since: int, times: bool) -> str:
         if error.status != _GONE:
             raise
         return node.log.text  # somebody has removed the container
-    return with_times(body) if times else node.log.update(body)
+    return with_times(body) if timestamps else node.log.update(body)
 
 
 def _has_none_of(engine: Engine, container: str, paths: tuple[str, ...]) -> bool:

@@ -14,10 +14,11 @@ import docker.auth
 import docker.errors
 import requests
 
+from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.backends.docker import builds
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.backends.docker.messages import Layers, Refused, messages, reaching
-from pytest_benchscale.backends.docker.sharing import Failed, Progress, Shared, once
+from pytest_benchscale.backends.docker.sharing import Failed, Shared, once
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.images import BUILD_PREFIX
 
@@ -95,7 +96,9 @@ def _fetch(engine: Engine, reference: str, platform: str | None, shared: Shared)
                 _pull(engine, reference, platform, shared)
             except (Refused, docker.errors.InvalidRepository) as error:
                 words, near = str(error), _near(engine, reference)
-                raise Failed(lambda: _missing(engine.name, reference, words, near)) from error
+                raise Failed(
+                    lambda: _missing(engine.name, reference, platform, words, near)
+                ) from error
     return reference
 
 
@@ -106,7 +109,7 @@ def _is_here(engine: Engine, reference: str, platform: str | None) -> bool:
         return False
     except docker.errors.APIError as error:
         words = str(error.explanation or error)
-        raise Failed(lambda: _missing(engine.name, reference, words, None)) from error
+        raise Failed(lambda: _missing(engine.name, reference, platform, words, None)) from error
     return platform is None or _suits(found, platform)
 
 
@@ -162,12 +165,15 @@ def _short(reference: str) -> str:
     return reference.removeprefix(prefix)
 
 
-def _missing(backend: str, reference: str, words: str, near: str | None) -> LabError:
+def _missing(
+    backend: str, reference: str, platform: str | None, words: str, near: str | None
+) -> LabError:
     signs = (cause for sign, cause in _CAUSES.items() if re.search(sign, words, re.IGNORECASE))
     cause = next(signs, "the daemon cannot pull it")
+    kind = f" for {platform}" if platform else ""
     hint = f"; {near!r} is there, did you mean that?" if near else ""
     return LabError(
-        f"the image {reference!r} is not on this machine and cannot be pulled: {cause}{hint}",
+        f"the image {reference!r} is not on this machine{kind} and cannot be pulled: {cause}{hint}",
         step="image",
         details=f"{backend} says: {words}",
         resolution=f"check the name; get it by hand (`{backend} pull {reference}`); or run another with "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +32,7 @@ class DockerNode:
         self.creation: Errand | None = None
         self.transport: ContainerTransport | None = None
         self.log = Log()
+        self.ports: Mapping[str, int] = {}
         self.ended = anyio.Event()
         """Set by the end of the present run."""
         self._started = 0
@@ -44,7 +47,8 @@ class DockerNode:
 
     def info(self) -> NodeInfo:
         """Return its state as the lab wants it."""
-        return NodeInfo.of(self.plan, self.status, self.why())
+        info = NodeInfo.of(self.plan, self.status, self.why())
+        return replace(info, ports=self.ports if self.is_alive else {})
 
     def why(self) -> str:
         """Return why nothing can be done in the node now."""

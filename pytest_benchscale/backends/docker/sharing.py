@@ -12,12 +12,10 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
+from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.errors import BenchscaleError
 
-__all__ = ["Failed", "GivenUp", "Progress", "Shared", "once"]
-
-Progress = Callable[[str], None]
-"""Called with a line about how far long work has come, in the event loop of who asked for the work."""
+__all__ = ["Failed", "GivenUp", "Shared", "once"]
 
 _lock = threading.Lock()
 _running: dict[Hashable, Shared] = {}

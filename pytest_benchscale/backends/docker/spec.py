@@ -15,7 +15,7 @@ from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.network import Wiring
 from pytest_benchscale.errors import LabError
 
-__all__ = ["IDLE", "container_config", "container_name", "endpoint", "ports_of"]
+__all__ = ["IDLE", "container_config", "container_name", "endpoint", "ports_of", "published"]
 
 IDLE = ("sleep", "2147483647")
 """What runs in a node without a command: 68 years, since not every `sleep` knows "infinity"."""
@@ -105,6 +105,12 @@ def ports_of(published: Sequence[str]) -> dict[str, list[dict[str, str]]]:
         binding = {"HostIp": (match["ip"] or "").strip("[]"), "HostPort": match["host"] or ""}
         bindings.setdefault(f"{match['node']}/{match['protocol'] or 'tcp'}", []).append(binding)
     return bindings
+
+
+def published(known: Mapping[str, Any]) -> dict[str, int]:
+    """Return a running container's published ports, by its own such as "80/tcp", as its daemon tells."""
+    ports = (known.get("NetworkSettings") or {}).get("Ports") or {}
+    return {port: int(ends[0]["HostPort"]) for port, ends in ports.items() if ends}
 
 
 def _host_config(

@@ -36,7 +36,7 @@ from pytest_benchscale.backends.local.spec import (
     node_spec,
     reasons_against,
 )
-from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
+from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
@@ -197,8 +197,10 @@ class LocalBackend:
         """Return the channel to the node's init."""
         return self._transport(name)
 
-    async def logs(self, name: str) -> str:
-        """Return what the node's main command has written."""
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        """Return what the node's main command has written; nobody takes the time of it."""
+        if timestamps:
+            raise NotSupported(self.name, Capability.LOG_TIMES)
         return self._node(name).read_log()
 
     async def links(self, name: str) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +58,9 @@ class ContainerTransport:
         self._has_shell = True
         self._error: BenchscaleError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._opening: set[asyncio.Future[Any]] = set()
+        self._opening = 0
+        self._none_opening = asyncio.Event()
+        self._none_opening.set()
         self._may_open = asyncio.Event()
         self._may_open.set()
         self._files: TarFiles | ArchiveFiles | None = None
@@ -124,8 +126,10 @@ class ContainerTransport:
         What is half-way into a container that is frozen would hold up the daemon.
         """
         self._may_open.clear()
-        while self._opening:
-            await asyncio.wait(self._opening)
+        await self._none_opening.wait()
+        with suppress(ApiError):  # there is nothing to hold up, then
+            for command in self._plain:
+                await command.until_started()
 
     def resume(self) -> None:
         """Undo `quiesce`."""
@@ -224,10 +228,14 @@ class ContainerTransport:
         except BaseException:
             work.close()
             raise
-        task = asyncio.ensure_future(work)
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-        return await task
+        self._opening += 1
+        self._none_opening.clear()
+        try:
+            return await work  # no task of its own: a result could be lost on its way from there
+        finally:
+            self._opening -= 1
+            if not self._opening:
+                self._none_opening.set()
 
     async def _has_file_tools(self) -> bool:
         outcome = await execution.run(self, _FILE_TOOLS, timeout=_SIGNAL_SECONDS)

@@ -30,7 +30,9 @@ _MOMENT = 0.02  # seconds between looks for a command's process
 _FIRST_LOOK = 0.1  # seconds until the daemon is asked whether a command has ended
 _LONGEST_PAUSE = 1.0
 _KILLED = 128 + signal.SIGKILL
-_QUIET_SECONDS = 0.1  # without more of it: then all output of an ended command has come
+_QUIET_SECONDS = 0.1  # without more of it: then all output of an ended command has come, ...
+_UNSEEN_SECONDS = 1.0  # ... or these, where its children are not to be seen, ...
+_CLOSE_SECONDS = 5.0  # ... or after these, where nothing is left that could hold its streams
 _REFUSALS = (b"OCI runtime exec failed", b"unable to find user")
 """How a daemon begins to tell, in the place of output, that a command could not be started."""
 
@@ -118,10 +120,11 @@ class PlainCommand:
             stream = await asyncio.shield(starting)
         except asyncio.CancelledError:
             # It may have been started all the same.
-            stream = await starting
-            running = cls(api, exec_id, stream, marker, stdin=stdin, fate=fate)
-            await running.kill_tree()
-            await running.aclose()
+            with anyio.CancelScope(shield=True), suppress(ApiError, BenchscaleError, OSError):
+                stream = await starting
+                running = cls(api, exec_id, stream, marker, stdin=stdin, fate=fate)
+                await running.kill_tree()
+                await running.aclose()
             raise
         return cls(api, exec_id, stream, marker, stdin=stdin, fate=fate)
 
@@ -129,6 +132,18 @@ class PlainCommand:
     def has_ended(self) -> bool:
         """Whether its end is known."""
         return self._status.done()
+
+    async def until_started(self) -> None:
+        """Return when the daemon is done with its start, which goes on after it has given the streams.
+
+        Raises:
+            ApiError, BackendUnavailable: the daemon refused, or is gone.
+        """
+        with anyio.move_on_after(_KILL_SECONDS):
+            while not self._status.done():
+                if (await execs.inspect(self._api, self._exec_id)).pid:
+                    return
+                await asyncio.sleep(_MOMENT)
 
     async def wait(self) -> int:
         """Return the exit code, negative for a signal; raises `NodeDied` if the node ended first."""
@@ -231,10 +246,22 @@ class PlainCommand:
         self._end_streams()
 
     async def _drain(self) -> None:
-        """Return when the output of a command that has ended is here; what a child adds later is not its."""
-        self._quiet_since = time.monotonic()
+        """Return when the output of a command that has ended is here; what a child adds later is not its.
+
+        Unless there is a child that holds the streams, they will be closed. On another machine it is not
+        to be seen whether there is one.
+        """
+        with anyio.move_on_after(_QUIET_SECONDS):
+            await self._closed.wait()
+            return
+        quiet = _QUIET_SECONDS
+        if not self._api.address.is_local:
+            quiet = _UNSEEN_SECONDS
+        elif not await to_thread.run_sync(marked, self._marker):
+            quiet = _CLOSE_SECONDS
+        self._quiet_since = max(self._quiet_since, time.monotonic() - _QUIET_SECONDS)
         while not self._closed.is_set():
-            left = self._quiet_since + _QUIET_SECONDS - time.monotonic()
+            left = self._quiet_since + quiet - time.monotonic()
             if left <= 0 and not (self.stdout.is_full or self.stderr.is_full):
                 return
             with anyio.move_on_after(max(left, _QUIET_SECONDS / 4)):

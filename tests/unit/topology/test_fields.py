@@ -33,6 +33,7 @@ nodes:
     vcpus: 0.5
     disk_gb: 10
     command: [sleep, 60]
+    platform: linux/arm/v7
     ports: ["8080:80", "127.0.0.1:8443:443/tcp", "53/udp", "[::1]:1:1", "127.0.0.1::80"]
     volumes: ["./data:/srv:ro", "named:/var/lib/x", "/abs:/abs:rw,z"]
     depends_on: [db]
@@ -174,6 +175,9 @@ def test_a_name_may_not_be(problems, name):
         ("image: {}", "image: must not be empty"),
         ("image: {docker: {biuld: x}}", "image: for docker, a mapping must be {build: DIRECTORY}"),
         ("image: {docker: [x]}", "image: for docker, must be an image, is a list"),
+        ("platform: arm64", "platform: 'arm64' is not a platform: write OS/ARCHITECTURE"),
+        ("platform: linux/ARM64", "'linux/ARM64' is not a platform"),
+        ("platform: [linux, arm64]", "platform: must be a text, is a list"),
         ("ports: '80:80'", "ports: must be a list, is the text '80:80'; put it in brackets"),
         ("ports: {80: 80}", "ports: must be a list, is a mapping"),
         ("ports: ['80:0']", "ports[0]: '80:0' is not a published port"),

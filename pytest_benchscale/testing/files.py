@@ -319,7 +319,7 @@ class FileContract(Contract):
         volumes = """
             nodes:
               - name: alpha
-                volumes: ["./data:/srv/data", "./data:/srv/fixed:ro"]
+                volumes: ["./data:/srv/data", "./data:/srv/fixed:ro", "./data:/srv/label:ro,z"]
             """
         with self.open(volumes, tmp_path) as lab:
             node = lab["alpha"]
@@ -330,6 +330,8 @@ class FileContract(Contract):
                 await node.write_text("/srv/fixed/answer", "never")
             with pytest.raises(LabError, match="/srv/fixed"):
                 await node.put(tmp_path / "data" / "file", "/srv/fixed/other")
+            with pytest.raises(LabError, match="/srv/label/answer"):
+                await node.write_text("/srv/label/answer", "never")
             assert _names_here(tmp_path / "data") == ["answer", "file"]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
 from pytest_benchscale.backends.docker.ability import Ability
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.network import Wiring
-from pytest_benchscale.errors import LabError
+from pytest_benchscale.backends.volumes import volumes_of
 
 __all__ = ["IDLE", "container_config", "container_name", "endpoint", "ports_of", "published"]
 
@@ -151,27 +149,17 @@ def _forwarding(plan: NodePlan) -> dict[str, str]:
 def _volumes(plan: NodePlan, lab: LabPlan) -> tuple[list[dict[str, Any]], list[str]]:
     """Return a node's volumes as mounts, and as binds those that are to be relabelled for SELinux."""
     mounts, binds = [], []
-    for text in plan.spec.volumes:
-        source, target, *modes = text.split(":")
-        path = _source(source, text, plan, lab)
-        options = set(modes[0].split(",")) if modes else set()
-        if options & {"z", "Z"}:
-            binds.append(f"{path}:{target}:{modes[0]}")
+    for volume in volumes_of(plan, lab):
+        source, target = str(volume.source), volume.target
+        if {"z", "Z"}.intersection(volume.modes):
+            binds.append(f"{source}:{target}:{','.join(volume.modes)}")
         else:
             mounts.append(
-                {"Type": "bind", "Source": path, "Target": target, "ReadOnly": "ro" in options}
+                {
+                    "Type": "bind",
+                    "Source": source,
+                    "Target": target,
+                    "ReadOnly": volume.is_read_only,
+                }
             )
     return mounts, binds
-
-
-def _source(source: str, text: str, plan: NodePlan, lab: LabPlan) -> str:
-    # Docker itself would make an empty directory of one that is missing.
-    path = Path(os.path.realpath(lab.directory / source))
-    if not path.exists():
-        raise LabError(
-            f"node {plan.name!r}: the source of volume {text!r} does not exist: {path}",
-            node=plan.name,
-            step="volumes",
-            resolution="create it, or correct the path: it is relative to the topology's file",
-        )
-    return str(path)

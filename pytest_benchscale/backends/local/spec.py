@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_benchscale.backends.base import LabPlan, NodePlan
 from pytest_benchscale.backends.local import internet
+from pytest_benchscale.backends.volumes import volumes_of
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.addressing import IpAddress
@@ -105,7 +106,10 @@ def node_spec(
             # The way out is a device of its own, not a gateway on the network.
             if not (outside and route.destination.prefixlen == 0)
         ],
-        "volumes": [_volume(volume, plan, lab) for volume in plan.spec.volumes],
+        "volumes": [
+            {"source": str(one.source), "target": one.target, "ro": one.is_read_only}
+            for one in volumes_of(plan, lab)
+        ],
     }
 
 
@@ -127,16 +131,3 @@ def _image_path(plan: NodePlan, lab: LabPlan) -> str:
         step="image",
         resolution=f"give a directory or a tarball, or {HOST!r} for this machine's own root",
     )
-
-
-def _volume(text: str, plan: NodePlan, lab: LabPlan) -> dict[str, Any]:
-    source, target, *options = text.split(":")
-    path = Path(os.path.realpath(lab.directory / source))
-    if not path.exists():
-        raise LabError(
-            f"node {plan.name!r}: the source of volume {text!r} does not exist: {path}",
-            node=plan.name,
-            step="volumes",
-            resolution="create it, or correct the path: it is relative to the topology's file",
-        )
-    return {"source": str(path), "target": target, "ro": "ro" in options}

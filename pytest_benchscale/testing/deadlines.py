@@ -37,13 +37,13 @@ class DeadlineContract(Contract):
 
     async def test_a_timeout_raises_with_the_output_so_far(self, node: Node) -> None:
         started = time.monotonic()
-        with pytest.raises(CommandTimeout, match=r"after 0\.5 s") as caught:
-            await node.exec(f"echo out; echo err >&2; sleep {unique_seconds()}", timeout=0.5)
+        with pytest.raises(CommandTimeout, match="after 2 s") as caught:
+            await node.exec(f"echo out; echo err >&2; sleep {unique_seconds()}", timeout=2)
         assert time.monotonic() - started < 10
-        assert (caught.value.node, caught.value.timeout) == (node.name, 0.5)
+        assert (caught.value.node, caught.value.timeout) == (node.name, 2)
         result = caught.value.result
         assert (result.stdout, result.stderr) == ("out\n", "err\n")
-        assert result.duration >= 0.5
+        assert result.duration >= 2
 
     @pytest.mark.parametrize("family", FAMILIES)
     async def test_a_timeout_kills_inside_the_node(self, node: Node, family: str) -> None:
@@ -98,7 +98,7 @@ class DeadlineContract(Contract):
 
     async def test_endless_output_does_not_outlast_a_timeout(self, node: Node) -> None:
         with pytest.raises(CommandTimeout) as caught:
-            await node.exec("while :; do echo again; done", timeout=0.5)
+            await node.exec("while :; do echo again; done", timeout=2)
         assert caught.value.result.stdout.startswith("again\nagain\n")
 
     async def test_a_timeout_does_not_touch_other_commands(self, node: Node) -> None:

@@ -101,31 +101,35 @@ def marked(marker: str, known: Set[int] = frozenset()) -> set[int]:
             if int(parent) in known | found or mark in (entry / "environ").read_bytes():
                 found.add(int(entry.name))
     family = {place for process in found for place in _outputs(Path(f"/proc/{process}"))}
-    return found | {int(entry.name) for entry in living if family & _held(entry)}
+    if not family:
+        return found
+    namespaces = {namespace for namespace, _ in family}
+    return found | {int(entry.name) for entry in living if family & _held(entry, namespaces)}
 
 
 def _outputs(entry: Path) -> set[tuple[Path, Path]]:
     """Return the pipes that a process writes to, each with its PID namespace."""
-    return _pipes(entry, (entry / "fd" / "1", entry / "fd" / "2"))
+    with suppress(OSError):
+        return _pipes((entry / "ns" / "pid").readlink(), (entry / "fd" / "1", entry / "fd" / "2"))
+    return set()
 
 
-def _held(entry: Path) -> set[tuple[Path, Path]]:
-    """Return all the pipes of a process, each with its PID namespace."""
-    try:
-        return _pipes(entry, (entry / "fd").iterdir())
-    except OSError:
-        return set()
-
-
-def _pipes(entry: Path, descriptors: Iterable[Path]) -> set[tuple[Path, Path]]:
-    pipes: set[tuple[Path, Path]] = set()
+def _held(entry: Path, namespaces: Set[Path]) -> set[tuple[Path, Path]]:
+    """Return all the pipes of a process that is in one of these PID namespaces."""
     with suppress(OSError):
         namespace = (entry / "ns" / "pid").readlink()
-        for descriptor in descriptors:
-            with suppress(OSError):
-                target = descriptor.readlink()
-                if target.name.startswith("pipe:"):
-                    pipes.add((namespace, target))
+        if namespace in namespaces:
+            return _pipes(namespace, (entry / "fd").iterdir())
+    return set()
+
+
+def _pipes(namespace: Path, descriptors: Iterable[Path]) -> set[tuple[Path, Path]]:
+    pipes: set[tuple[Path, Path]] = set()
+    for descriptor in descriptors:
+        with suppress(OSError):
+            target = descriptor.readlink()
+            if target.name.startswith("pipe:"):
+                pipes.add((namespace, target))
     return pipes
 
 

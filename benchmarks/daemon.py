@@ -109,10 +109,14 @@ def _package(name: str) -> Callable[[], tuple[str, ...]]:
     return needs
 
 
+FLOOR = "floor"
+"""Containers without a network, through the SDK: what a daemon needs for processes and files alone."""
+
 PEERS: Mapping[str, tuple[str, Callable[[], tuple[str, ...]]]] = {
     "compose": ("compose", _compose),
     "sdk": ("sdk", tuple),
     f"sdk-{AT_ONCE}": ("sdk", lambda: (str(AT_ONCE),)),
+    FLOOR: ("sdk", lambda: (str(AT_ONCE), "none")),
     "cli": ("cli", _docker_command),
     "aiodocker": ("aiodocker", _package("aiodocker")),
     "testcontainers": ("testcontainers", _package("testcontainers")),

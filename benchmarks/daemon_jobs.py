@@ -11,7 +11,7 @@ from pathlib import Path
 from time import sleep
 
 from benchmarks.contestants import Contestant, ContestantError
-from benchmarks.daemon import CONTESTANTS, Daemon
+from benchmarks.daemon import CONTESTANTS, FLOOR, Daemon
 from benchmarks.footprint import Footprint, containers_of, twins
 from benchmarks.jobs import BURST, Bench, Turn, one_node, payloads
 
@@ -93,7 +93,7 @@ def execute(on: DaemonBench) -> None:
         contestant.ask("down")
         return measured
 
-    with on.start(job, *CONTESTANTS) as contestants:
+    with on.start(job, *(name for name in CONTESTANTS if name != FLOOR)) as contestants:
         turns = {name: partial(turn, contestant) for name, contestant in contestants.items()}
         on.bench.interleave(job, on.bench.repeat, turns)
 

@@ -16,31 +16,38 @@ from benchmarks.workers.peer import IDLE, Peer, Setting
 
 class Sdk(Peer):
     def __init__(self, setting: Setting) -> None:
-        super().__init__(setting, *map(int, setting.more))
+        at_once, *network = setting.more or ("1",)
+        super().__init__(setting, int(at_once))
+        self.has_network = network != ["none"]
         self.client: Any = docker.from_env(timeout=300)
         self.containers: dict[int, Any] = {}
         self.net: Any = None
 
     def create_network(self) -> None:
+        if not self.has_network:
+            return
         self.net = self.client.networks.create(
             self.setting.network, driver="bridge", internal=True, labels=self.setting.labels
         )
 
     def destroy_network(self) -> None:
-        self.net.remove()
+        if self.net is not None:
+            self.net.remove()
 
     def create_node(self, number: int) -> None:
         network, name = self.setting.network, f"n{number}"
-        endpoint = self.client.api.create_endpoint_config(aliases=[name])
+        where: dict[str, Any] = {"network_mode": "none"}
+        if self.has_network:
+            endpoint = self.client.api.create_endpoint_config(aliases=[name])
+            where = {"network": network, "networking_config": {network: endpoint}}
         self.containers[number] = self.client.containers.run(
             self.setting.image,
             list(IDLE),
             detach=True,
             name=self.setting.container(number),
             hostname=name,
-            network=network,
-            networking_config={network: endpoint},
             labels=self.setting.labels,
+            **where,
         )
 
     def destroy_node(self, number: int) -> None:

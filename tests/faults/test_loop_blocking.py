@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sys
 import threading
 import time
@@ -39,12 +40,20 @@ def _spent(thread: int | str) -> Spent:
     return Spent(int(running) / 1e9, int(ready) / 1e9)
 
 
+def _stolen() -> list[float]:
+    """Read for each processor how long others had it, in seconds: proc(5), the column `steal`."""
+    lines = Path("/proc/stat").read_text().splitlines()
+    ticks = [int(line.split()[8]) for line in lines if line.startswith("cpu") and line[3] != " "]
+    return [count / os.sysconf("SC_CLK_TCK") for count in ticks]
+
+
 class Meter:
     """Looks at every callback of a loop, and collects those that took too long by their own fault.
 
     A callback may compute or sleep. Its fault is not that its thread was ready to run and got no processor,
-    nor that it slept while other threads of ours ran or were ready to: they had the interpreter then. A call
-    that blocks sleeps although nobody has it.
+    nor that it slept while other threads of ours ran or were ready to: they had the interpreter then. Nor
+    that the machine itself stood still, as virtual ones do at times. A call that blocks sleeps although
+    nobody has the interpreter.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -85,7 +94,7 @@ class Meter:
         # For a task, what runs is its callback's.
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
         what = repr(task if isinstance(task, asyncio.Task) else handle)
-        began, before = time.monotonic(), _spent(self._thread)
+        began, before, stolen = time.monotonic(), _spent(self._thread), _stolen()
         run(handle)
         took = time.monotonic() - began
         if took > LONGEST:
@@ -93,6 +102,7 @@ class Meter:
             computed = after.running - before.running
             slept = took - computed - (after.ready - before.ready)
             others = self._had_the_interpreter(began)
+            others += max(now - then for now, then in zip(_stolen(), stolen, strict=True))
             if computed + max(0.0, slept - others) > LONGEST:
                 self.held_up.append(
                     f"{took:.3f} s, of which it ran {computed:.3f} s and slept {slept:.3f} s, "

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["RUN", "Snapshot", "difference", "lab_processes", "wait_until_as_before"]
+__all__ = [
+    "RUN",
+    "Snapshot",
+    "difference",
+    "lab_processes",
+    "processes_that",
+    "wait_until_as_before",
+]
 
 # What a test run starts inherits this, so that it can tell its own processes from those of others.
 _MARK = "BENCHSCALE_TEST_RUN"
@@ -113,3 +121,16 @@ def wait_until_as_before(before: Snapshot, seconds: float = 10.0) -> dict[str, l
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)
+
+
+def processes_that(matches: Callable[[list[bytes]], bool]) -> set[str]:
+    """Return the processes whose words, as in argv, are such."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if matches(words):
+            found.add(path.parent.name)
+    return found

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.topology.addressing import IpNetwork
 
 __all__ = ["LabOptions"]
@@ -28,4 +29,4 @@ class LabOptions:
     keep: Literal["never", "failed", "always"] = "never"
     artifacts: Path | None = None
     taken: tuple[IpNetwork, ...] = ()
-    progress: Callable[[str], None] | None = None
+    progress: Progress | None = None

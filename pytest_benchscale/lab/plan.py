@@ -40,6 +40,7 @@ def build_plan(
     lab_id = lab_id or new_lab_id()
     addressing = assign(topology, options.taken)
     routing = Routing(topology, addressing)
+    conditions = options.conditions == "enforce" and mentions_conditions(topology)
     return LabPlan(
         lab_id=lab_id,
         name=topology.name,
@@ -59,7 +60,9 @@ def build_plan(
                 name=node.name,
                 hostname=hostname_of(node.name),
                 image=images.resolve(node.image, backend, options.images),
-                interfaces=_interfaces(topology, node.name, addressing, options, lab_id),
+                interfaces=_interfaces(
+                    topology, node.name, addressing, lab_id, conditions=conditions
+                ),
                 routes=routing.routes(node.name),
                 hosts=routing.hosts(node.name),
                 forwards=node.name in routing.routers,
@@ -75,9 +78,8 @@ def build_plan(
 
 
 def _interfaces(
-    topology: Topology, node: str, addressing: Addressing, options: LabOptions, lab_id: str
+    topology: Topology, node: str, addressing: Addressing, lab_id: str, *, conditions: bool
 ) -> tuple[InterfacePlan, ...]:
-    conditions = options.conditions == "enforce" and mentions_conditions(topology)
     return tuple(
         InterfacePlan(
             network=network,

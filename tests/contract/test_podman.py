@@ -16,6 +16,7 @@ from pytest_benchscale.testing import BackendContract
 from pytest_benchscale.testing.networks import CAMPUS
 from tests.daemons.images import reference
 from tests.daemons.needs import skip_or_fail
+from tests.machine import processes_that
 
 
 @pytest.mark.daemon("podman")
@@ -62,15 +63,9 @@ def _no_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def services() -> set[str]:
     """Return the processes that serve on a socket of ours."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:  # it has ended
-            continue
-        if any(b"/benchscale-" in word and b"podman.sock" in word for word in words):
-            found.add(path.parent.name)
-    return found
+    return processes_that(
+        lambda words: any(b"/benchscale-" in word and b"podman.sock" in word for word in words)
+    )
 
 
 @pytest.mark.usefixtures("_no_service")

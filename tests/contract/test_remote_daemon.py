@@ -21,6 +21,7 @@ from pytest_benchscale.topology.loader import load_text
 from tests.daemons.endpoints import find
 from tests.daemons.images import reference
 from tests.daemons.needs import skip_or_fail
+from tests.machine import processes_that
 
 pytestmark = pytest.mark.daemon("docker")
 
@@ -254,41 +255,40 @@ async def test_nothing_of_ssh_is_left_after_a_lab(over_ssh, tmp_path):
 
 
 def _ssh_processes() -> set[str]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:  # it has ended
-            continue
+    def is_one(words: list[bytes]) -> bool:
         is_dial = words[0].endswith(b"ssh") and b"dial-stdio" in words[-2]
-        if is_dial or b"[mux]" in words[0]:
-            found.add(path.parent.name)
-    return found
+        return is_dial or b"[mux]" in words[0]
+
+    return processes_that(is_one)
+
+
+@contextmanager
+def _emptied(file: Path) -> Iterator[None]:
+    kept = file.read_text()
+    file.write_text("")
+    try:
+        yield
+    finally:
+        file.write_text(kept)
 
 
 async def test_a_key_that_the_host_does_not_take_is_explained(over_ssh, ssh_server, monkeypatch):
-    authorized = ssh_server.directory / "authorized"
-    kept = authorized.read_text()
-    authorized.write_text("")
-    try:
-        with pytest.raises(BackendUnavailable, match="Permission denied") as caught:
-            async with Lab.open(load_text(PAIR), backend="docker"):
-                pass
-    finally:
-        authorized.write_text(kept)
+    with (
+        _emptied(ssh_server.directory / "authorized"),
+        pytest.raises(BackendUnavailable, match="Permission denied") as caught,
+    ):
+        async with Lab.open(load_text(PAIR), backend="docker"):
+            pass
     assert "have a key for that host" in str(caught.value.resolution)
 
 
 async def test_a_host_whose_key_is_not_known_is_explained(over_ssh, ssh_server):
-    known = ssh_server.directory / "known"
-    kept = known.read_text()
-    known.write_text("")
-    try:
-        with pytest.raises(BackendUnavailable, match="Host key verification failed") as caught:
-            async with Lab.open(load_text(PAIR), backend="docker"):
-                pass
-    finally:
-        known.write_text(kept)
+    with (
+        _emptied(ssh_server.directory / "known"),
+        pytest.raises(BackendUnavailable, match="Host key verification failed") as caught,
+    ):
+        async with Lab.open(load_text(PAIR), backend="docker"):
+            pass
     assert f"`ssh {ssh_server.url}`" in str(caught.value.resolution)
 
 

@@ -35,6 +35,14 @@ def processes_in(namespaces: set[str]) -> list[str]:
     return found
 
 
+def run_container(dockerd: PrivateDockerd) -> tuple[str, str]:
+    """Run a container; return its id and its network namespace."""
+    with connection(dockerd.host) as client:
+        container = client.containers.run(reference("debian"), init=True, detach=True)
+        container.reload()
+        return str(container.id), namespace("net", container.attrs["State"]["Pid"])
+
+
 def test_it_is_apart_from_the_machine_and_runs_containers(dockerd: PrivateDockerd) -> None:
     assert namespace("net", dockerd.pid) != namespace("net", "self")
     assert namespace("mnt", dockerd.pid) != namespace("mnt", "self")
@@ -53,10 +61,7 @@ def test_while_it_is_frozen_it_does_not_answer(dockerd: PrivateDockerd) -> None:
 
 
 def test_killed_it_leaves_its_containers_and_can_be_started_again(dockerd: PrivateDockerd) -> None:
-    with connection(dockerd.host) as client:
-        container = client.containers.run(reference("debian"), init=True, detach=True)
-        container.reload()
-        inside = namespace("net", container.attrs["State"]["Pid"])
+    name, inside = run_container(dockerd)
     dockerd.kill()
     assert not dockerd.running
     assert "sleep" in processes_in({inside})
@@ -64,14 +69,11 @@ def test_killed_it_leaves_its_containers_and_can_be_started_again(dockerd: Priva
         pass
     dockerd.start()
     with connection(dockerd.host) as client:
-        assert client.containers.get(container.id).status == "exited"
+        assert client.containers.get(name).status == "exited"
 
 
 def test_stopped_it_stops_its_containers(dockerd: PrivateDockerd) -> None:
-    with connection(dockerd.host) as client:
-        container = client.containers.run(reference("debian"), init=True, detach=True)
-        container.reload()
-        inside = namespace("net", container.attrs["State"]["Pid"])
+    _, inside = run_container(dockerd)
     dockerd.stop()
     assert processes_in({inside}) == []
     dockerd.start()

@@ -1,4 +1,4 @@
-"""What a daemon can do, and what of a topology it therefore does not enforce."""
+"""What a daemon can do, and what of a topology it therefore does not enforce, or cannot run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.backends.docker.dialect import Dialect
+from pytest_benchscale.backends.docker.engine import Engine
+from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["Ability", "ability_of", "not_enforced"]
+__all__ = ["Ability", "ability_of", "not_enforced", "refuse_volumes_elsewhere"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,20 @@ def not_enforced(topology: Topology, ability: Ability) -> Iterator[str]:
         for key, works in enforced.items():
             if getattr(node, key) is not None and not works:
                 yield f"{key} of node {node.name!r} is not enforced: the daemon has no such control group"
+
+
+def refuse_volumes_elsewhere(engine: Engine, plan: LabPlan) -> None:
+    """Refuse volumes where the daemon does not see our files.
+
+    Raises:
+        LabError: a node has some.
+    """
+    users = [node.name for node in plan.nodes if node.spec.volumes]
+    if users and not engine.address.is_local:
+        raise LabError(
+            f"node {users[0]!r} has volumes, and the daemon at {engine.address} is on another machine, "
+            "which does not share its files with this one",
+            node=users[0],
+            step="volumes",
+            resolution="copy the files in, with `deploy:`, or use a daemon on this machine",
+        )

@@ -7,7 +7,6 @@ before it asks again (Linux, `mcast_solicit` x `retrans_time_ms`). One packet on
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 import threading
@@ -53,11 +52,7 @@ async def announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
 
 
 def _announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        linux.setns(namespace, linux.CLONE_NEWNET)
-    finally:
-        os.close(namespace)
+    linux.enter_network_of(pid)
     for interface in interfaces:
         address = interface.address.ip
         if isinstance(address, IPv4Address):

@@ -31,7 +31,12 @@ from pytest_benchscale.backends.docker import (
     routes,
     subnets,
 )
-from pytest_benchscale.backends.docker.ability import Ability, ability_of, not_enforced
+from pytest_benchscale.backends.docker.ability import (
+    Ability,
+    ability_of,
+    not_enforced,
+    refuse_volumes_elsewhere,
+)
 from pytest_benchscale.backends.docker.containers import LAB_LABEL, NETWORK_LABEL, Containers
 from pytest_benchscale.backends.docker.dialect import DOCKER, Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
@@ -128,7 +133,7 @@ class DockerBackend:
     async def open(self, plan: LabPlan) -> None:
         """Find out what the daemon can do, and begin to listen to its events."""
         engine = await self._reach()
-        _refuse_volumes_elsewhere(engine, plan)
+        refuse_volumes_elsewhere(engine, plan)
         with failures.told("the daemon tells nothing of itself", "open"):
             info = await engine.info()
         version, internal = engine.client.api_version, await self.can_be_internal(engine, info)
@@ -387,16 +392,3 @@ class DockerBackend:
             return self._nodes[name]
         except KeyError:
             raise LabError(f"there is no node {name!r} in this lab", node=name) from None
-
-
-def _refuse_volumes_elsewhere(engine: Engine, plan: LabPlan) -> None:
-    """Refuse volumes where the daemon does not see our files."""
-    users = [node.name for node in plan.nodes if node.spec.volumes]
-    if users and not engine.address.is_local:
-        raise LabError(
-            f"node {users[0]!r} has volumes, and the daemon at {engine.address} is on another machine, "
-            "which does not share its files with this one",
-            node=users[0],
-            step="volumes",
-            resolution="copy the files in, with `deploy:`, or use a daemon on this machine",
-        )

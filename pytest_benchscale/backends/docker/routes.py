@@ -77,11 +77,7 @@ def _in_a_thread_of_its_own(work: Callable[[], None]) -> None:
 
 
 def _change(pid: int, superfluous: Iterable[Route], missing: Iterable[Route]) -> None:
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        linux.setns(namespace, linux.CLONE_NEWNET)
-    finally:
-        os.close(namespace)
+    linux.enter_network_of(pid)
     netlink = _Netlink()
     try:
         for route in superfluous:

@@ -7,7 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, LabError, NodeDied
 from pytest_benchscale.transports import execution
@@ -20,8 +20,6 @@ from pytest_benchscale.transports.container.pool import Pool
 from pytest_benchscale.transports.container.session import NoShell, Session, SessionCommand
 
 __all__ = ["ContainerTransport"]
-
-T = TypeVar("T")
 
 _ROOT = "0"
 _SIGNAL_SECONDS = 10.0
@@ -196,17 +194,19 @@ class ContainerTransport:
 
     def _pool(self, user: str | None) -> Pool:
         if user not in self._pools:
-            self._pools[user] = Pool(
-                lambda: self._open(Session.open(self, self._api, self._container, user))
-            )
+            self._pools[user] = Pool(lambda: self._open_session(user))
         return self._pools[user]
 
+    async def _open_session(self, user: str | None) -> Session:
+        async with self._starting():
+            return await Session.open(self, self._api, self._container, user)
+
     async def _start_plain(self, command: Command, *, stdin: bool) -> RunningCommand:
-        running = await self._open(
-            PlainCommand.start(self._api, self._container, command, stdin=stdin, fate=self.fate)
-        )
-        if isinstance(running, PlainCommand):
-            self._plain = {other for other in self._plain if not other.has_ended} | {running}
+        async with self._starting():
+            running = await PlainCommand.start(
+                self._api, self._container, command, stdin=stdin, fate=self.fate
+            )
+        self._plain = {other for other in self._plain if not other.has_ended} | {running}
         return running
 
     @asynccontextmanager
@@ -221,17 +221,14 @@ class ContainerTransport:
         except (ApiError, BackendUnavailable) as error:
             raise await self._fate() or as_error(error) from None
 
-    async def _open(self, work: Coroutine[Any, Any, T]) -> T:
+    @asynccontextmanager
+    async def _starting(self) -> AsyncIterator[None]:
         """Start something in the container, unless it is about to be frozen."""
-        try:
-            await self._may_open.wait()
-        except BaseException:
-            work.close()
-            raise
+        await self._may_open.wait()
         self._opening += 1
         self._none_opening.clear()
         try:
-            return await work  # no task of its own: a result could be lost on its way from there
+            yield
         finally:
             self._opening -= 1
             if not self._opening:

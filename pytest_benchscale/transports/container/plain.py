@@ -106,7 +106,7 @@ class PlainCommand:
         *,
         stdin: bool,
         fate: Callable[[], Awaitable[BenchscaleError | None]],
-    ) -> PlainCommand | RefusedCommand:
+    ) -> PlainCommand:
         """Start a command.
 
         Raises:
@@ -251,6 +251,7 @@ class PlainCommand:
         Unless there is a child that holds the streams, they will be closed. On another machine it is not
         to be seen whether there is one.
         """
+        self._quiet_since = time.monotonic()
         with anyio.move_on_after(_QUIET_SECONDS):
             await self._closed.wait()
             return
@@ -259,7 +260,6 @@ class PlainCommand:
             quiet = _UNSEEN_SECONDS
         elif not await to_thread.run_sync(marked, self._marker):
             quiet = _CLOSE_SECONDS
-        self._quiet_since = max(self._quiet_since, time.monotonic() - _QUIET_SECONDS)
         while not self._closed.is_set():
             left = self._quiet_since + quiet - time.monotonic()
             if left <= 0 and not (self.stdout.is_full or self.stderr.is_full):

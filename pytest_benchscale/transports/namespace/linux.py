@@ -56,6 +56,15 @@ def unshare(flags: int) -> None:
     _checked(_libc.unshare(flags))
 
 
+def enter_network_of(pid: int) -> None:
+    """Move the calling thread into the network namespace of a process."""
+    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(namespace, CLONE_NEWNET)
+    finally:
+        os.close(namespace)
+
+
 def setns(fd: int, kind: int) -> None:
     """Move the calling thread into the namespace behind fd (setns(2))."""
     _checked(_libc.setns(fd, kind))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["ByteReader", "ByteWriter", "Command", "RunningCommand", "Transport"]
+__all__ = ["ByteReader", "ByteWriter", "Command", "Launcher", "RunningCommand", "Transport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,8 @@ class RunningCommand(Protocol):
         ...
 
 
-class Transport(Protocol):
-    """A way into one running node. Every path named `remote` is a path inside the node.
-
-    File operations raise `OSError` with the node's own errno and path; `Node` makes a `LabError`
-    of it.
-    """
+class Launcher(Protocol):
+    """Whatever can start commands in a node."""
 
     async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:
         """Start a command. Without `stdin` it reads from the null device.
@@ -114,6 +110,14 @@ class Transport(Protocol):
             NodeDied: the node is gone.
         """
         ...
+
+
+class Transport(Launcher, Protocol):
+    """A way into one running node. Every path named `remote` is a path inside the node.
+
+    File operations raise `OSError` with the node's own errno and path; `Node` makes a `LabError`
+    of it.
+    """
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a directory tree into the node: `cp -a` rules for the target."""

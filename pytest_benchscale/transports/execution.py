@@ -19,8 +19,8 @@ from pytest_benchscale.transports.base import (
     ByteReader,
     ByteWriter,
     Command,
+    Launcher,
     RunningCommand,
-    Transport,
 )
 
 __all__ = ["KILL_DEADLINE", "Outcome", "kill", "run"]
@@ -49,7 +49,7 @@ class Outcome:
 
 
 async def run(
-    transport: Transport,
+    transport: Launcher,
     command: Command,
     *,
     stdin: bytes | None = None,

@@ -15,9 +15,10 @@ import pytest
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.testing.files import ODD_NAMES, _odd_tree, _small_tree, _snapshot
 from pytest_benchscale.transports.container.api import ApiError
+from pytest_benchscale.transports.container.archive_files import ArchiveFiles
 from pytest_benchscale.transports.container.client import ContainerTransport
-from pytest_benchscale.transports.container.files import ArchiveFiles, TarFiles
 from pytest_benchscale.transports.container.hijack import DaemonAddress
+from pytest_benchscale.transports.shell.tar_files import TarFiles
 from tests.daemons.endpoints import connection, find
 from tests.daemons.images import reference
 
@@ -243,9 +244,9 @@ async def test_large_files_take_the_daemons_way_only_where_it_is_the_same(
     delivered = []
     deliver = files.deliver
 
-    async def noted(source: Path, directory: str, name: str) -> None:
+    async def noted(source: Path, directory: str, name: str) -> bool:
         delivered.append(f"{directory}/{name}")
-        await deliver(source, directory, name)
+        return await deliver(source, directory, name)
 
     async def fate() -> None:
         return None

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 
 from pytest_benchscale.transports.archive import CHUNK, pack, pack_bytes, read_file
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
-from pytest_benchscale.transports.container.landing import Landing, split_remote
-from pytest_benchscale.transports.container.refusals import refusal
+from pytest_benchscale.transports.shell.landing import Landing, split_remote
+from pytest_benchscale.transports.shell.refusals import refusal
 
 __all__ = ["ArchiveFiles"]
 
@@ -103,14 +103,21 @@ class ArchiveFiles:
         """Create or replace a file."""
         await self._call(lambda stop: self._write(remote, data, mode, stop))
 
-    async def deliver(self, source: Path, directory: str, name: str) -> None:
-        """Copy a file into a directory that the daemon is known to see; no symlink is in its path."""
+    async def deliver(self, source: Path, directory: str, name: str) -> bool:
+        """Copy a file into a directory that the daemon is known to see; no symlink is in its path.
+
+        Returns whether the daemon knew the container; a command will tell why not.
+        """
 
         def work(stop: threading.Event) -> None:
             chunks = pack(source, name, owner=self._user())
             self._deliver(directory, chunks, posixpath.join(directory, name), stop)
 
-        await self._call(work)
+        try:
+            await self._call(work)
+        except ApiError:
+            return False
+        return True
 
     # --- in a worker thread ---
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, LabError, NodeDied
+from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NodeDied
 from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.base import Command, RunningCommand
+from pytest_benchscale.transports.container import execs
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
-from pytest_benchscale.transports.container.files import ArchiveFiles, TarFiles
-from pytest_benchscale.transports.container.killing import DENIED, KILL
+from pytest_benchscale.transports.container.archive_files import ArchiveFiles
+from pytest_benchscale.transports.container.hijack import RawStream
 from pytest_benchscale.transports.container.plain import PlainCommand, RefusedCommand, as_error
-from pytest_benchscale.transports.container.pool import Pool
-from pytest_benchscale.transports.container.session import NoShell, Session, SessionCommand
+from pytest_benchscale.transports.shell.session import NoShell, Refused
+from pytest_benchscale.transports.shell.shells import Shells
+from pytest_benchscale.transports.shell.tar_files import TarFiles
 
 __all__ = ["ContainerTransport"]
 
-_ROOT = "0"
-_SIGNAL_SECONDS = 10.0
-_FIRST_PAUSE, _LONGEST_PAUSE = (
-    0.01,
-    0.5,
-)  # between questions about a container whose connections broke
+_LOOK_SECONDS = 10.0
 _FILE_TOOLS = Command(
     ("/bin/sh", "-c", "for t in tar cat chmod touch; do command -v $t || exit; done")
 )
@@ -51,10 +47,9 @@ class ContainerTransport:
         self._api = api
         self._container = container
         self._fate = fate
-        self._pools: dict[str | None, Pool] = {}
+        self._shells = Shells(node, self._start_exec, fate, self._starting)
         self._plain: set[PlainCommand] = set()
         self._has_shell = True
-        self._error: BenchscaleError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._opening = 0
         self._none_opening = asyncio.Event()
@@ -65,24 +60,17 @@ class ContainerTransport:
 
     async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:
         """Start a command; raises `NodeDied` when the node is gone."""
-        if self._error is not None:
-            raise self._error
         try:
             if self._has_shell:
                 try:
-                    session = await self._pool(command.user).take()
-                    return session.run(command, stdin=stdin)
+                    return await self._shells.start(command, stdin=stdin)
                 except NoShell:
                     self._has_shell = False
             return await self._start_plain(command, stdin=stdin)
+        except Refused as refused:
+            return await self._refused(str(refused), 0)
         except ApiError as error:
-            about_command = _is_about_the_command(error)
-            # A container that refuses for another reason may have ended before its daemon knows.
-            if (gone := await (self._fate() if about_command else self.fate())) is not None:
-                raise gone from None
-            if about_command:
-                return RefusedCommand(error.explanation)
-            raise as_error(error) from error
+            return await self._refused(error.explanation, error.status)
         except BackendUnavailable as error:
             raise await self._fate() or error from None
 
@@ -135,78 +123,36 @@ class ContainerTransport:
 
     def lost(self, error: BenchscaleError) -> None:
         """Take note that the node, or its daemon, is gone: everything in flight ends with this error."""
-        if self._error is None:
-            self._error = error
+        self._shells.lost(error)
         for task in self._tasks:
             task.cancel()
-        for pool in self._pools.values():
-            pool.close(error)
         for command in self._plain:
             command.lost(error)
 
-    # --- for sessions and their commands ---
+    async def _start_exec(self, command: Command) -> RawStream:
+        exec_id = await execs.create(self._api, self._container, command, stdin=True)
+        return await execs.start(self._api, exec_id)
 
-    async def fate(self) -> BenchscaleError | None:
-        """Return why connections break: the container or its daemon is gone; None: neither is.
-
-        A container's connections break before its daemon knows of its end, so it is asked again.
-        """
-        pause = _FIRST_PAUSE
-        while pause < _LONGEST_PAUSE:
-            if (error := self._error or await self._fate()) is not None:
-                return error
-            await asyncio.sleep(pause)
-            pause *= 2
-        return self._error or await self._fate()
-
-    def released(self, session: Session, *, clean: bool) -> None:
-        """Take a session back."""
-        self._pool(session.user).give_back(session, clean=clean)
-
-    async def signal(self, command: SessionCommand, signum: int) -> None:
-        """Send a signal to a command's process."""
-        name = signal.Signals(signum).name.removeprefix("SIG")
-        script = ("/bin/sh", "-c", f"kill -s {name} {command.pid} 2>/dev/null || :")
-        await self._run_beside(script, command.session.user)
-
-    async def kill(self, command: SessionCommand) -> None:
-        """Kill a command and everything it started; processes of other users by root."""
-        if self._error is not None:  # it may be over that, whatever it was
-            raise await self._fate() or self._error
-        user = command.session.user
-        with command.holding() as shell:
-            arguments = (command.pid, command.parent, shell, command.marker)
-            script = ("/bin/sh", "-c", KILL, "sh", *map(str, arguments))
-            code = await self._run_beside(script, user)
-            if code == DENIED:
-                code = await self._run_beside(script, _ROOT)
-        if code != 0:
-            raise LabError(
-                "processes of a killed command are still there",
-                node=self.node,
-                step="kill",
-                details=f"the look for them ended with exit code {code}",
-            )
-
-    async def _run_beside(self, argv: tuple[str, ...], user: str | None) -> int | None:
-        outcome = await execution.run(self, Command(argv, user=user), timeout=_SIGNAL_SECONDS)
-        return outcome.returncode
-
-    def _pool(self, user: str | None) -> Pool:
-        if user not in self._pools:
-            self._pools[user] = Pool(lambda: self._open_session(user))
-        return self._pools[user]
-
-    async def _open_session(self, user: str | None) -> Session:
-        async with self._starting():
-            return await Session.open(self, self._api, self._container, user)
+    async def _refused(self, words: str, status: int) -> RefusedCommand:
+        """Return a command that the daemon would not start, unless it is not the command's fault."""
+        about_command = _is_about_the_command(words)
+        # A container that refuses for another reason may have ended before its daemon knows.
+        gone = await (self._fate() if about_command else self._shells.fate())
+        if gone is not None:
+            raise gone from None
+        if not about_command:
+            raise as_error(ApiError(status, words))
+        return RefusedCommand(words)
 
     async def _start_plain(self, command: Command, *, stdin: bool) -> RunningCommand:
+        if self._shells.error is not None:
+            raise self._shells.error
         async with self._starting():
             running = await PlainCommand.start(
-                self._api, self._container, command, stdin=stdin, fate=self.fate
+                self._api, self._container, command, stdin=stdin, fate=self._shells.fate
             )
-        self._plain = {other for other in self._plain if not other.has_ended} | {running}
+        if isinstance(running, PlainCommand):
+            self._plain = {other for other in self._plain if not other.has_ended} | {running}
         return running
 
     @asynccontextmanager
@@ -235,12 +181,12 @@ class ContainerTransport:
                 self._none_opening.set()
 
     async def _has_file_tools(self) -> bool:
-        outcome = await execution.run(self, _FILE_TOOLS, timeout=_SIGNAL_SECONDS)
+        outcome = await execution.run(self, _FILE_TOOLS, timeout=_LOOK_SECONDS)
         return outcome.returncode == 0
 
     async def _prepare(self) -> None:
         await self._api.leisure()
-        self._pool(None).grow()
+        self._shells.prepare()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -248,9 +194,9 @@ class ContainerTransport:
         task.add_done_callback(self._tasks.discard)
 
 
-def _is_about_the_command(error: ApiError) -> bool:
+def _is_about_the_command(words: str) -> bool:
     """Return whether the daemon refused for what was asked to run, such as an unknown user."""
-    text = error.explanation.lower()
+    text = words.lower()
     return "stopped state" not in text and any(
         word in text for word in ("user", "passwd", "executable file", "oci runtime")
     )

@@ -14,15 +14,14 @@ import ssl
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import anyio
 
-__all__ = ["STDERR", "STDOUT", "DaemonAddress", "HijackError", "RawStream", "open_stream"]
+from pytest_benchscale.transports.shell.streams import STDOUT, Receiver
 
-STDOUT, STDERR = 1, 2  # the first byte of a frame
+__all__ = ["DaemonAddress", "HijackError", "RawStream", "open_stream"]
 
-_FRAME = struct.Struct(">BxxxL")
+_FRAME = struct.Struct(">BxxxL")  # STDOUT or STDERR, length
 _HEADER_END = b"\r\n\r\n"
 _LONGEST_HEADER = 64 << 10
 _OPEN_SECONDS = 60.0
@@ -62,18 +61,6 @@ class HijackError(Exception):
         super().__init__(explanation)
         self.status = status
         self.explanation = explanation
-
-
-class Receiver(Protocol):
-    """Who takes what comes over a raw stream."""
-
-    def received(self, stream: int, data: bytes) -> None:
-        """Take a piece of output; `stream` is STDOUT or STDERR."""
-        ...
-
-    def closed(self) -> None:
-        """Take note of the end of both outputs; called once."""
-        ...
 
 
 class RawStream(asyncio.Protocol):

@@ -17,11 +17,11 @@ from anyio import to_thread
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.container import execs
-from pytest_benchscale.transports.container.agent import MARKER
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
-from pytest_benchscale.transports.container.hijack import STDOUT, RawStream
-from pytest_benchscale.transports.container.killing import kill_on_this_machine, marked
-from pytest_benchscale.transports.container.streams import Inbox, Outbox
+from pytest_benchscale.transports.container.hijack import RawStream
+from pytest_benchscale.transports.container.host_killing import kill_on_this_machine, marked
+from pytest_benchscale.transports.shell.agent import MARKER
+from pytest_benchscale.transports.shell.streams import STDOUT, Inbox, Outbox
 
 __all__ = ["PlainCommand", "RefusedCommand", "as_error"]
 

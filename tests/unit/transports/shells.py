@@ -13,7 +13,7 @@ from pathlib import Path
 import anyio
 
 from pytest_benchscale.transports.base import Command
-from pytest_benchscale.transports.container.files import TarFiles
+from pytest_benchscale.transports.shell.tar_files import TarFiles
 
 TOOLS = ("sh", "cat", "tar", "chmod", "touch", "mkdir")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pytest_benchscale.testing.files import ODD_NAMES, _odd_tree, _small_tree, _snapshot
-from pytest_benchscale.transports.container.mounts import mount_of
+from pytest_benchscale.transports.shell.mounts import mount_of
 from tests.unit.transports.shells import ShellTransport, toolbox
 
 MIB = 1 << 20

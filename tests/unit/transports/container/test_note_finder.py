@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pytest_benchscale.transports.container.streams import NoteFinder
+from pytest_benchscale.transports.shell.streams import NoteFinder
 
 WORD = b"benchscale-0bb0:"
 

@@ -1,19 +1,70 @@
-"""The ends of a command's streams, between a raw stream to the daemon and whoever reads."""
+"""The ends of a command's streams, between what carries them and whoever reads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 import anyio
 
-from pytest_benchscale.transports.container.hijack import RawStream
+__all__ = ["STDERR", "STDOUT", "Inbox", "NoteFinder", "Outbox", "Receiver", "Stream"]
 
-__all__ = ["Inbox", "NoteFinder", "Outbox"]
+STDOUT, STDERR = 1, 2
 
-_HIGH_WATER = 4 << 20  # bytes that wait for a reader before the daemon has to
+_HIGH_WATER = 4 << 20  # bytes that wait for a reader before who sends them has to
 _LONGEST_NOTE = 4096
+
+
+class Receiver(Protocol):
+    """Who takes what comes over a stream."""
+
+    def received(self, stream: int, data: bytes) -> None:
+        """Take a piece of output; `stream` is STDOUT or STDERR."""
+        ...
+
+    def closed(self) -> None:
+        """Take note of the end of both outputs; called once."""
+        ...
+
+
+class Stream(Protocol):
+    """What carries the input and both outputs of one process in a node."""
+
+    is_closed: bool
+
+    def deliver_to(self, receiver: Receiver) -> None:
+        """Name who takes the output; what has come already is handed over at once."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send input without waiting; for little."""
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Send input; waits while the node takes no more.
+
+        Raises:
+            anyio.BrokenResourceError: it is closed.
+        """
+        ...
+
+    def end_input(self) -> None:
+        """Close the input: the process reads to the end of the file."""
+        ...
+
+    def pause(self) -> None:
+        """Stop reading: who sends, and then the process, has to wait."""
+        ...
+
+    def resume(self) -> None:
+        """Go on reading."""
+        ...
+
+    def close(self) -> None:
+        """Drop it."""
+        ...
 
 
 class Inbox:
@@ -67,7 +118,7 @@ class Inbox:
 class Outbox:
     """The standard input of a command that has a session of its own."""
 
-    def __init__(self, stream: RawStream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     async def send(self, data: bytes) -> None:

@@ -1,11 +1,11 @@
-"""The shell program that waits in a container, and what it is told.
+"""The shell program that waits in a node, and what it is told.
 
-A daemon needs tens of milliseconds to set an exec session up, so one is set up beforehand: a shell
+A daemon needs tens of milliseconds to start a process in a container, so one is started beforehand: a shell
 that reads scripts from its input and runs one command for each. It needs nothing but its builtins,
 knows nothing but what it is sent, and ends when its input does.
 
 It says what happens in notes: lines that begin with a word only it and we know, in the middle of
-the output of commands, which goes straight from the command to the daemon. The word comes over its
+the output of commands, which goes straight from the command to whoever carries it. The word comes over its
 input, so that no listing of processes shows it.
 """
 

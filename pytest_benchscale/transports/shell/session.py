@@ -1,4 +1,4 @@
-"""One exec session with a shell that waits: it runs one command at a time, then waits again."""
+"""One shell that waits in a node: it runs one command at a time, then waits again."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ import anyio
 
 from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.transports.base import Command
-from pytest_benchscale.transports.container import agent, execs
-from pytest_benchscale.transports.container.agent import Ending, Hello, Words
-from pytest_benchscale.transports.container.api import ApiError, DaemonApi
-from pytest_benchscale.transports.container.hijack import STDERR, STDOUT, RawStream
-from pytest_benchscale.transports.container.streams import Inbox, NoteFinder, Outbox
+from pytest_benchscale.transports.shell import agent
+from pytest_benchscale.transports.shell.agent import Ending, Hello, Words
+from pytest_benchscale.transports.shell.streams import (
+    STDERR,
+    STDOUT,
+    Inbox,
+    NoteFinder,
+    Outbox,
+    Stream,
+)
 
-__all__ = ["Host", "NoShell", "Session", "SessionCommand"]
+__all__ = ["Host", "NoShell", "Refused", "Session", "SessionCommand"]
 
 _HELLO_SECONDS = 60.0
 _KILLED = -9
@@ -27,14 +32,18 @@ _LONGEST_REASON = 4096
 
 
 class NoShell(Exception):
-    """The container has no shell that could wait."""
+    """The node has no shell that could wait."""
+
+
+class Refused(Exception):
+    """No shell was started, for a reason that was told in its place: the text."""
 
 
 class Host(Protocol):
     """Who a session belongs to."""
 
     async def fate(self) -> BenchscaleError | None:
-        """Return why connections break: the container or its daemon is gone; None: neither is."""
+        """Return why connections break: the node, or what it runs on, is gone; None: neither is."""
         ...
 
     async def signal(self, command: SessionCommand, signum: int) -> None:
@@ -53,7 +62,7 @@ class Host(Protocol):
 class Session:
     """A waiting shell, or one that runs `command`."""
 
-    def __init__(self, host: Host, user: str | None, stream: RawStream) -> None:
+    def __init__(self, host: Host, user: str | None, stream: Stream) -> None:
         self.user = user
         self.hello = Hello(0, is_able=False, is_bash=False)
         self.command: SessionCommand | None = None
@@ -71,16 +80,14 @@ class Session:
         }
 
     @classmethod
-    async def open(cls, host: Host, api: DaemonApi, container: str, user: str | None) -> Session:
-        """Set a session up; takes the daemon tens of milliseconds.
+    async def open(cls, host: Host, user: str | None, stream: Stream) -> Session:
+        """Begin a session on the streams of a shell that was started with `BOOT`.
 
         Raises:
             NoShell: there is no shell, or one that lacks what we need.
-            ApiError, BackendUnavailable: the daemon refused, or is gone.
+            Refused: it was not started.
         """
-        argv = ("/bin/sh", "-c", agent.BOOT)
-        exec_id = await execs.create(api, container, Command(argv, user=user), stdin=True)
-        session = cls(host, user, await execs.start(api, exec_id))
+        session = cls(host, user, stream)
         try:
             session._stream.deliver_to(session)
             session._stream.write(agent.hello_script(session._words))
@@ -189,11 +196,11 @@ class Session:
         self._host.released(self, clean=reusable)
 
 
-def _why_no_session(said: str) -> NoShell | ApiError:
-    """Return what it means that the shell did not start; `said` are the daemon's words, if any."""
+def _why_no_session(said: str) -> NoShell | Refused:
+    """Return what it means that the shell did not start; `said` is what was told in its place."""
     if "/bin/sh" in said or not said:
         return NoShell(said or "/bin/sh ended at once")
-    return ApiError(0, said)
+    return Refused(said)
 
 
 class SessionCommand:

@@ -1,4 +1,4 @@
-"""The waiting sessions of one container and one of its users.
+"""The waiting sessions of one node and one of its users.
 
 A session that is free goes to whoever waits longest. Another one is set up when for a moment none
 was free: short commands, one after the other or many at once, share few sessions, and long ones
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from pytest_benchscale.errors import BenchscaleError
-from pytest_benchscale.transports.container.session import Session
+from pytest_benchscale.transports.shell.session import Session
 
 __all__ = ["Pool"]
 
@@ -40,7 +40,7 @@ class Pool:
         """Return a waiting session, which is the caller's until it is given back.
 
         Raises:
-            NoShell, ApiError, BenchscaleError: none could be set up.
+            NoShell, and what else `open_session` raises: none could be set up.
         """
         while self._free:
             session = self._free.pop()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Protocol
 
 import anyio
 from anyio import to_thread
@@ -32,15 +33,13 @@ from pytest_benchscale.transports.base import (
     RunningCommand,
     Transport,
 )
-from pytest_benchscale.transports.container.api import ApiError
-from pytest_benchscale.transports.container.archive_files import ArchiveFiles
-from pytest_benchscale.transports.container.landing import Landing, split_remote
-from pytest_benchscale.transports.container.merging import questions
-from pytest_benchscale.transports.container.mounts import mount_of
-from pytest_benchscale.transports.container.refusals import refusal
-from pytest_benchscale.transports.container.relay import Relay, RelayBroken
+from pytest_benchscale.transports.shell.landing import Landing, split_remote
+from pytest_benchscale.transports.shell.merging import questions
+from pytest_benchscale.transports.shell.mounts import mount_of
+from pytest_benchscale.transports.shell.refusals import refusal
+from pytest_benchscale.transports.shell.relay import Relay, RelayBroken
 
-__all__ = ["ArchiveFiles", "TarFiles"]
+__all__ = ["Bulk", "TarFiles"]
 
 _BULK = 4 << 20  # bytes from which on a file is a large one
 _AT_ONCE = 8  # threads that may wait for what comes out of one node
@@ -109,6 +108,17 @@ class _Target:
         return posixpath.join(self.directory, self.name)
 
 
+class Bulk(Protocol):
+    """A faster way for large files, where there is one."""
+
+    async def deliver(self, source: Path, directory: str, name: str) -> bool:
+        """Put a file where nothing is; return whether that was possible.
+
+        `directory` is a real path on the node's root file system.
+        """
+        ...
+
+
 class TarFiles:
     """File operations of a transport, done with commands over it.
 
@@ -116,7 +126,7 @@ class TarFiles:
     one.
     """
 
-    def __init__(self, transport: Transport, bulk: ArchiveFiles | None = None) -> None:
+    def __init__(self, transport: Transport, bulk: Bulk | None = None) -> None:
         self._transport = transport
         self._bulk = bulk
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
@@ -125,11 +135,11 @@ class TarFiles:
         """Copy a file or a tree into the node."""
         source = os.path.abspath(local)  # noqa: ASYNC240, PTH100 - no I/O
         status = await to_thread.run_sync(os.lstat, source)
-        bulk = self._bulk
-        if not stat.S_ISREG(status.st_mode) or status.st_size < _BULK:
-            bulk = None
+        is_bulk = (
+            self._bulk is not None and stat.S_ISREG(status.st_mode) and status.st_size >= _BULK
+        )
         name = os.path.basename(source) or "."  # noqa: PTH119
-        target = await self._look(remote, name, more=bulk is not None)
+        target = await self._look(remote, name, more=is_bulk)
         if stat.S_ISDIR(status.st_mode):
             if target.kind == "directory":
                 await self._require_mergeable(source, target.path)
@@ -137,10 +147,8 @@ class TarFiles:
                 raise _error(errno.EEXIST, target.path)
         elif target.kind == "directory":
             raise _error(errno.EISDIR, target.path)
-        if bulk is not None and target.on_root is not None and target.kind == "nothing":
-            with suppress(ApiError):  # it does not know the container: a command will tell why
-                await bulk.deliver(Path(source), target.on_root, target.name)
-                return
+        if is_bulk and await self._deliver(Path(source), target):
+            return
         script = _EXTRACT.format(directory=_word(target.directory))
         narrow: list[tuple[str, int]] = []
         code, said = await self._feed(script, pack(Path(source), target.name, narrow=narrow))
@@ -224,6 +232,12 @@ class TarFiles:
         real = real.removesuffix("\n")
         on_root = real and mount_of(posixpath.join(real, name), table) == "/"
         return _Target(directory, name, kind, real if on_root else None)
+
+    async def _deliver(self, source: Path, target: _Target) -> bool:
+        """Have a large file go the faster way, if it can; return whether it did."""
+        if self._bulk is None or target.on_root is None or target.kind != "nothing":
+            return False
+        return await self._bulk.deliver(source, target.on_root, target.name)
 
     async def _require_mergeable(self, source: str, path: str) -> None:
         """Raise the error that merging a tree into a directory of the node would end in."""

@@ -1,0 +1,54 @@
+"""Ending a command with all it started, from inside its node."""
+
+from __future__ import annotations
+
+from pytest_benchscale.transports.shell.agent import MARKER
+
+__all__ = ["DENIED", "KILL"]
+
+DENIED = 3
+"""The exit code of `KILL` when a process is left that its user may not kill."""
+
+# Needs nothing but a shell's builtins. A process belongs to the command when it is the command, or its
+# parent belongs, or it holds one of the session's outputs, or has the command's mark in its environment.
+# Everything found is stopped first, so that no child can lose its parent, and killed when a look finds no
+# more; all over again until there is nothing to be found.
+KILL = f"""\
+root=$1 shell=$2 agent=$3 mark=$4
+try() {{
+case $family in *" $p "*) return ;; esac
+case " 1 $$ $PPID $shell $agent " in *" $p "*) return ;; esac
+IFS= read -r s <"/proc/$p/stat" || return
+s=${{s##*) }}
+set -- $s
+case $1 in Z|X) return ;; esac
+mine=
+case "$family" in *" $2 "*) mine=1 ;; esac
+[ "$p" = "$root" ] && mine=1
+if [ -z "$mine" ]; then
+for f in /proc/$p/fd/*; do
+if [ "$f" -ef "/proc/$agent/fd/4" ] || [ "$f" -ef "/proc/$agent/fd/5" ]; then mine=1; break; fi
+done
+fi
+if [ -z "$mine" ]; then
+while IFS= read -r e || [ -n "$e" ]; do
+case $e in *"{MARKER}=$mark"*) mine=1; break ;; esac
+done <"/proc/$p/environ"
+fi
+[ -n "$mine" ] || return
+kill -s STOP "$p" || denied=1
+family="$family$p " more=1
+}}
+exec 2>/dev/null
+while :; do
+family=' ' denied=
+more=1
+while [ -n "$more" ]; do
+more=
+for d in /proc/[0-9]*; do p=${{d#/proc/}}; try; done
+done
+[ "$family" = ' ' ] && exit 0
+for p in $family; do kill -s KILL "$p"; done
+[ -n "$denied" ] && exit {DENIED}
+done
+"""

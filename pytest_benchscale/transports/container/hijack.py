@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import anyio
 
+from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.transports.shell.streams import STDOUT, Receiver
 
 __all__ = ["DaemonAddress", "HijackError", "RawStream", "open_stream"]
@@ -77,6 +78,7 @@ class RawStream(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self.is_closed = False
+        self.failure: BenchscaleError | None = None  # the daemon is asked about it
 
     # --- for its user ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -147,7 +147,7 @@ class Session:
             self._ready.exception()  # perhaps nobody waits any more
         command, self.command = self.command, None
         if command is not None:
-            command.cut_off()
+            command.cut_off(self._stream.failure)
         self._host.released(self, clean=False)
 
     def _data(self, stream: int, data: bytes) -> None:
@@ -290,13 +290,13 @@ class SessionCommand:
             self._status.exception()  # perhaps nobody waits; that is no error
         self._end_streams()
 
-    def cut_off(self) -> None:
-        """Take note that the connection broke: find out why, then tell."""
+    def cut_off(self, failure: BenchscaleError | None) -> None:
+        """Take note that the shell is gone, or the connection: find out why, then tell."""
         if not self._status.done():
-            self._task = asyncio.get_running_loop().create_task(self._learn(self._host.fate))
+            self._task = asyncio.get_running_loop().create_task(self._learn(failure))
 
-    async def _learn(self, fate: Callable[[], Awaitable[BenchscaleError | None]]) -> None:
-        error = await fate()
+    async def _learn(self, failure: BenchscaleError | None) -> None:
+        error = await self._host.fate() or failure
         if error is not None:
             self.lost(error)
             return

@@ -9,6 +9,8 @@ from typing import Protocol
 
 import anyio
 
+from pytest_benchscale.errors import BenchscaleError
+
 __all__ = ["STDERR", "STDOUT", "Inbox", "NoteFinder", "Outbox", "Receiver", "Stream"]
 
 STDOUT, STDERR = 1, 2
@@ -30,9 +32,13 @@ class Receiver(Protocol):
 
 
 class Stream(Protocol):
-    """What carries the input and both outputs of one process in a node."""
+    """What carries the input and both outputs of one process in a node.
+
+    `failure` tells, once it is closed, that it broke: what became of the process is not known then.
+    """
 
     is_closed: bool
+    failure: BenchscaleError | None
 
     def deliver_to(self, receiver: Receiver) -> None:
         """Name who takes the output; what has come already is handed over at once."""

@@ -1,0 +1,81 @@
+"""The transport to one machine with an sshd."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied
+from pytest_benchscale.transports.base import Command, RunningCommand
+from pytest_benchscale.transports.shell.session import NoShell, Refused
+from pytest_benchscale.transports.shell.shells import Shells
+from pytest_benchscale.transports.shell.streams import Stream
+from pytest_benchscale.transports.shell.tar_files import TarFiles
+from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.login import Login, LoginFailed
+from pytest_benchscale.transports.ssh.users import switched
+
+__all__ = ["SshTransport"]
+
+
+class SshTransport:
+    """The way into a running machine. Commands run in shells that wait at the end of its connection.
+
+    `fate` tells why connections break: an error, or None when the machine runs, as far as is known.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        login: Login,
+        *,
+        fate: Callable[[], Awaitable[BenchscaleError | None]],
+    ) -> None:
+        self.node = node
+        self._connections = Connections(node, login)
+        self._shells = Shells(node, self._open_stream, fate)
+        self._files = TarFiles(self)
+
+    async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:
+        """Start a command; raises `NodeDied` when the node is gone."""
+        try:
+            return await self._shells.start(command, stdin=stdin)
+        except LoginFailed as failed:
+            raise await self._shells.fate() or LabError(
+                failed.reason, node=self.node, step="ssh", resolution=failed.resolution
+            ) from failed
+        except (NoShell, Refused) as error:
+            raise LabError(
+                f"node {self.node!r} starts no shell: {error}",
+                node=self.node,
+                step="ssh",
+                resolution="log in by hand and look what comes instead of /bin/sh",
+            ) from error
+
+    async def put(self, local: Path, remote: str) -> None:
+        """Copy a file or a tree into the node."""
+        await self._files.put(local, remote)
+
+    async def get(self, remote: str, local: Path) -> None:
+        """Copy a file or a tree out of the node."""
+        await self._files.get(remote, local)
+
+    async def read_bytes(self, remote: str) -> bytes:
+        """Return the content of a file."""
+        return await self._files.read_bytes(remote)
+
+    async def write_bytes(self, remote: str, data: bytes, mode: int | None = None) -> None:
+        """Create or replace a file."""
+        await self._files.write_bytes(remote, data, mode)
+
+    async def aclose(self) -> None:
+        """Let go of the node."""
+        self.lost(NodeDied(self.node, "it was let go of"))
+
+    def lost(self, error: BenchscaleError) -> None:
+        """Take note that the node is gone: everything in flight ends with this error."""
+        self._shells.lost(error)
+        self._connections.abort()
+
+    async def _open_stream(self, command: Command) -> Stream:
+        return await self._connections.open_stream(switched(command))

@@ -128,6 +128,11 @@ class Ssh(Declared):
         None, description="Path of the private key; ~ is the user's home."
     )
     port: Port = Field(22, description="TCP port of the sshd.")
+    known_hosts: FilledText | None = Field(
+        None,
+        description="File with the keys that the machine may show, or none, which takes any; the "
+        "user's and the system's known_hosts when absent.",
+    )
 
 
 def _image(value: Any) -> Any:

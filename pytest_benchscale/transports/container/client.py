@@ -15,7 +15,8 @@ from pytest_benchscale.transports.container import execs
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
 from pytest_benchscale.transports.container.archive_files import ArchiveFiles
 from pytest_benchscale.transports.container.hijack import RawStream
-from pytest_benchscale.transports.container.plain import PlainCommand, RefusedCommand, as_error
+from pytest_benchscale.transports.container.plain import PlainCommand, as_error, refusal_code
+from pytest_benchscale.transports.shell.refused import RefusedCommand
 from pytest_benchscale.transports.shell.session import NoShell, Refused
 from pytest_benchscale.transports.shell.shells import Shells
 from pytest_benchscale.transports.shell.tar_files import TarFiles
@@ -142,7 +143,7 @@ class ContainerTransport:
             raise gone from None
         if not about_command:
             raise as_error(ApiError(status, words))
-        return RefusedCommand(words)
+        return RefusedCommand(words, refusal_code(words))
 
     async def _start_plain(self, command: Command, *, stdin: bool) -> RunningCommand:
         if self._shells.error is not None:

@@ -23,7 +23,7 @@ from pytest_benchscale.transports.container.host_killing import kill_on_this_mac
 from pytest_benchscale.transports.shell.agent import MARKER
 from pytest_benchscale.transports.shell.streams import STDOUT, Inbox, Outbox
 
-__all__ = ["PlainCommand", "RefusedCommand", "as_error"]
+__all__ = ["PlainCommand", "as_error", "refusal_code"]
 
 _KILL_SECONDS = 8.0
 _MOMENT = 0.02  # seconds between looks for a command's process
@@ -35,35 +35,6 @@ _UNSEEN_SECONDS = 1.0  # ... or these, where its children are not to be seen, ..
 _CLOSE_SECONDS = 5.0  # ... or after these, where nothing is left that could hold its streams
 _REFUSALS = (b"OCI runtime exec failed", b"unable to find user")
 """How a daemon begins to tell, in the place of output, that a command could not be started."""
-
-
-class RefusedCommand:
-    """A command that the daemon would not start, such as for a user it does not know.
-
-    Ends as in a shell: with 126 or 127, and the reason on standard error.
-    """
-
-    def __init__(self, reason: str) -> None:
-        self.stdin = None
-        self.stdout = Inbox()
-        self.stderr = Inbox()
-        self.stdout.end()
-        self.stderr.put(f"{reason}\n".encode())
-        self.stderr.end()
-        self._code = refusal_code(reason)
-
-    async def wait(self) -> int:
-        """Return the exit code."""
-        return self._code
-
-    async def send_signal(self, signum: int) -> None:
-        """Do nothing: it has ended."""
-
-    async def kill_tree(self) -> None:
-        """Do nothing: it has ended."""
-
-    async def aclose(self) -> None:
-        """Do nothing: it has ended."""
 
 
 class PlainCommand:

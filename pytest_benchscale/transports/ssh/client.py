@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied
 from pytest_benchscale.transports.base import Command, RunningCommand
+from pytest_benchscale.transports.shell.refused import RefusedCommand
 from pytest_benchscale.transports.shell.session import NoShell, Refused
 from pytest_benchscale.transports.shell.shells import Shells
 from pytest_benchscale.transports.shell.streams import Stream
@@ -21,7 +23,8 @@ __all__ = ["SshTransport"]
 class SshTransport:
     """The way into a running machine. Commands run in shells that wait at the end of its connection.
 
-    `fate` tells why connections break: an error, or None when the machine runs, as far as is known.
+    `env` is the node's own environment. `fate` tells why connections break: an error, or None when
+    the machine runs, as far as is known.
     """
 
     def __init__(
@@ -29,9 +32,11 @@ class SshTransport:
         node: str,
         login: Login,
         *,
+        env: Mapping[str, str],
         fate: Callable[[], Awaitable[BenchscaleError | None]],
     ) -> None:
         self.node = node
+        self._env = env
         self._connections = Connections(node, login)
         self._shells = Shells(node, self._open_stream, fate)
         self._files = TarFiles(self)
@@ -39,12 +44,16 @@ class SshTransport:
     async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:
         """Start a command; raises `NodeDied` when the node is gone."""
         try:
-            return await self._shells.start(command, stdin=stdin)
+            return await self._shells.start(
+                replace(command, env={**self._env, **command.env}), stdin=stdin
+            )
         except LoginFailed as failed:
             raise await self._shells.fate() or LabError(
                 failed.reason, node=self.node, step="ssh", resolution=failed.resolution
             ) from failed
-        except (NoShell, Refused) as error:
+        except Refused as refused:
+            return RefusedCommand(str(refused))
+        except NoShell as error:
             raise LabError(
                 f"node {self.node!r} starts no shell: {error}",
                 node=self.node,

@@ -35,7 +35,7 @@ class HostKeys:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where a machine is and who logs in there. Seconds are those of a fast machine, unscaled."""
+    """Where a machine is and who logs in there."""
 
     host: str
     port: int = 22
@@ -43,8 +43,17 @@ class Login:
     password: str | None = field(default=None, repr=False)
     key: Path | None = None
     host_keys: HostKeys = HostKeys()
-    connect_seconds: float = 15.0
-    keepalive_seconds: float = 5.0
+    timeout_scale: float = 1.0
+
+    @property
+    def connect_seconds(self) -> float:
+        """How long it may take to connect, and then to log in."""
+        return 15.0 * self.timeout_scale
+
+    @property
+    def keepalive_seconds(self) -> float:
+        """How long a machine may say nothing before it is asked whether it is there."""
+        return 5.0 * self.timeout_scale
 
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""

@@ -1,0 +1,249 @@
+"""Nodes as machines that are there already: used through their sshd, never created, changed or ended.
+
+Networks are not made either: those in a topology describe what there is. A node's address there is the
+declared one, and that of the machine where none is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+import asyncssh
+
+from pytest_benchscale.backends.base import (
+    Capability,
+    LabPlan,
+    NetworkInfo,
+    NetworkPlan,
+    NodeInfo,
+    NodePlan,
+    NodeStatus,
+    OwnedThing,
+)
+from pytest_benchscale.backends.ssh.lock import MachineLock
+from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
+from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
+from pytest_benchscale.topology.model import NodeSpec, Topology
+from pytest_benchscale.transports.ssh.client import SshTransport
+from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed, explain
+
+__all__ = ["SshBackend", "login_of"]
+
+_LOCK_SECONDS = 60.0
+_ANY_KEY = "none"  # under `known_hosts:`
+_KEYS_OF_A_NEW_MACHINE = ("cloud_init", "image", "memory_mb", "vcpus", "disk_gb")
+
+
+@dataclass(slots=True)
+class _Machine:
+    plan: NodePlan
+    transport: SshTransport
+    lock: MachineLock
+    lock_connections: Connections
+    address: IpAddress
+    reason: str | None = None  # why it cannot be used any more
+
+
+class SshBackend:
+    """Nodes as existing machines."""
+
+    name: ClassVar[str] = "ssh"
+    capabilities: ClassVar[frozenset[Capability]] = frozenset(
+        {Capability.EXISTING, Capability.USERS}
+    )
+
+    def __init__(self) -> None:
+        self._plan: LabPlan | None = None
+        self._machines: dict[str, _Machine] = {}
+
+    async def probe(self) -> str:
+        """Return the version of the ssh client, which is part of this installation."""
+        return f"asyncssh {asyncssh.__version__}"
+
+    def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
+        """Return what the topology asks for that takes more than a machine that is there."""
+        return [
+            f"node {node.name!r}: {reason}"
+            for node in topology.nodes
+            for reason in _against(topology, node)
+        ]
+
+    def notes(self, topology: Topology) -> Sequence[str]:
+        """Return nothing: what is declared is done."""
+        return ()
+
+    async def taken_subnets(self) -> Sequence[IpNetwork]:
+        """Return none: no network is made."""
+        return ()
+
+    async def open(self, plan: LabPlan) -> None:
+        """Remember what the lab is."""
+        self._plan = plan
+
+    async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
+        """Take a network as it is declared."""
+        return NetworkInfo(plan.name, plan.subnet, plan.gateway, plan.internet)
+
+    async def delete_network(self, name: str) -> None:
+        """Leave it alone."""
+
+    async def create_node(self, plan: NodePlan) -> NodeInfo:
+        """Log in to a machine, and keep other labs from using it."""
+        lab = self._opened()
+        login = login_of(plan.spec, lab.timeout_scale)
+        address = await _address(plan, login)
+        apart = Connections(plan.name, login)
+        machine = _Machine(
+            plan,
+            SshTransport(plan.name, login, env=plan.env, fate=self._unknown),
+            MachineLock(plan.name, apart),
+            apart,
+            address,
+        )
+        self._machines[plan.name] = machine
+        owner = " ".join(f"{key}={value}" for key, value in lab.labels.items())
+        try:
+            await machine.lock.take(owner, seconds=_LOCK_SECONDS * lab.timeout_scale)
+        except LoginFailed as failed:
+            raise LabError(
+                failed.reason, node=plan.name, step="ssh", resolution=failed.resolution
+            ) from failed
+        return self._info(machine)
+
+    async def start_node(self, name: str) -> NodeInfo:
+        """Refuse: who has a machine decides when it runs."""
+        self._refuse(Capability.STOP)
+
+    async def stop_node(self, name: str, grace: float) -> None:
+        """Refuse."""
+        self._refuse(Capability.STOP)
+
+    async def kill_node(self, name: str) -> None:
+        """Refuse."""
+        self._refuse(Capability.STOP)
+
+    async def pause_node(self, name: str) -> None:
+        """Refuse."""
+        self._refuse(Capability.PAUSE)
+
+    async def resume_node(self, name: str) -> None:
+        """Refuse."""
+        self._refuse(Capability.PAUSE)
+
+    async def delete_node(self, name: str) -> None:
+        """Log out and unlock; the machine stays as it is."""
+        machine = self._machines.pop(name, None)
+        if machine is not None:
+            await machine.transport.aclose()
+            machine.lock.release()
+            machine.lock_connections.abort()
+
+    async def get_node(self, name: str) -> NodeInfo:
+        """Return what is known of a machine."""
+        return self._info(self._machine(name))
+
+    async def list_nodes(self) -> Sequence[NodeInfo]:
+        """Return what is known of every machine."""
+        return [self._info(machine) for machine in self._machines.values()]
+
+    def transport(self, name: str) -> SshTransport:
+        """Return the way into a machine."""
+        return self._machine(name).transport
+
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        """Return nothing: what a machine said elsewhere is not seen from here."""
+        if timestamps:
+            self._refuse(Capability.LOG_TIMES)
+        self._machine(name)
+        return ""
+
+    async def links(self, name: str) -> Mapping[str, str]:
+        """Refuse: the links of a machine are its own."""
+        self._refuse(Capability.CONDITIONS)
+
+    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+        """Return nothing: nothing is created."""
+        return ()
+
+    async def close(self) -> None:
+        """Log out everywhere."""
+        for name in list(self._machines):
+            await self.delete_node(name)
+        self._plan = None
+
+    async def _unknown(self) -> BenchscaleError | None:
+        return None
+
+    def _info(self, machine: _Machine) -> NodeInfo:
+        declared = {one.name: one.address for one in machine.plan.spec.networks}
+        addresses = {name: address or machine.address for name, address in declared.items()}
+        info = NodeInfo.of(machine.plan, NodeStatus.RUNNING, "")
+        return replace(info, addresses=addresses, interfaces={})
+
+    def _opened(self) -> LabPlan:
+        if self._plan is None:
+            raise LabError("the lab is not open")
+        return self._plan
+
+    def _machine(self, name: str) -> _Machine:
+        try:
+            return self._machines[name]
+        except KeyError:
+            raise LabError(f"there is no node {name!r} in this lab", node=name) from None
+
+    def _refuse(self, capability: Capability) -> NoReturn:
+        raise NotSupported(self.name, capability)
+
+
+def login_of(spec: NodeSpec, timeout_scale: float = 1.0) -> Login:
+    """Return how to log in to the machine of a node; it has an `address`."""
+    login = Login(str(spec.address), timeout_scale=timeout_scale)
+    if (ssh := spec.ssh) is None:
+        return login
+    known = ssh.known_hosts
+    return replace(
+        login,
+        port=ssh.port,
+        user=ssh.user,
+        password=ssh.password,
+        key=Path(ssh.key).expanduser() if ssh.key else None,
+        host_keys=HostKeys(
+            path=Path(known).expanduser() if known and known != _ANY_KEY else None,
+            unchecked=known == _ANY_KEY,
+        ),
+    )
+
+
+async def _address(plan: NodePlan, login: Login) -> IpAddress:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(login.host, login.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        failed = explain(login, error)
+        raise LabError(
+            failed.reason, node=plan.name, step="address", resolution=failed.resolution
+        ) from error
+    return ip_address(str(found[0][4][0]).partition("%")[0])
+
+
+def _against(topology: Topology, node: NodeSpec) -> list[str]:
+    reasons = [
+        f"{key} is for a machine that is made, and this one is there"
+        for key in _KEYS_OF_A_NEW_MACHINE
+        if getattr(node, key) is not None
+    ]
+    if node.address is None:
+        reasons.append("it needs the machine's `address`")
+    unknown = [one.name for one in node.networks if one.address is None]
+    if len(unknown) > 1:
+        reasons.append(
+            f"its addresses on all but one of {', '.join(unknown)} must be declared: they are not made"
+        )
+    return reasons

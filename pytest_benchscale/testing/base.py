@@ -7,7 +7,7 @@ import functools
 import itertools
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
@@ -125,6 +125,11 @@ class Contract:
     def open(cls, text: str, directory: Path | None = None) -> AbstractContextManager[Lab]:
         """Bring up a lab from YAML text; paths in it are relative to `directory`."""
         return Lab.open_sync(cls.topology(text, directory), backend=cls.backend)
+
+    @classmethod
+    def open_in_loop(cls, text: str) -> AbstractAsyncContextManager[Lab]:
+        """Bring up a lab from YAML text in an event loop."""
+        return Lab.open(cls.topology(text), backend=cls.backend)
 
     @classmethod
     def topology(cls, text: str, directory: Path | None = None) -> Topology:

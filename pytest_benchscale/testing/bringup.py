@@ -50,7 +50,7 @@ class BringUpContract(Contract):
         assert isinstance(await pair["alpha"].logs(), str)
 
     async def test_a_lab_opens_in_the_loop_of_the_test_too(self) -> None:
-        async with Lab.open(self.topology(PAIR), backend=self.backend) as lab:
+        async with self.open_in_loop(PAIR) as lab:
             assert (await lab["alpha"].exec("echo $ROLE")).stdout == "first\n"
 
     def _sync_calls(self, lab: Lab, directory: Path) -> None:
@@ -185,7 +185,7 @@ class BringUpContract(Contract):
         assert time.monotonic() - started < 15
 
     async def test_taking_down_twice_is_no_error(self) -> None:
-        async with Lab.open(self.topology(PAIR), backend=self.backend) as lab:
+        async with self.open_in_loop(PAIR) as lab:
             await lab.down()
             await lab.down()
 

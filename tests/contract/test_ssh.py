@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,19 +12,18 @@ import pytest
 from pytest_benchscale import Lab
 from pytest_benchscale.testing import BackendContract
 from pytest_benchscale.topology.model import NodeSpec, Topology
-from tests.contract.sshd_machines import SSHD, Keys, as_ssh, machines
-
-IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+from tests.contract.sshd_machines import Keys, as_ssh, machines, needs_sshd
 
 
 def bare(topology: Topology) -> Topology:
     """Return the nodes and networks alone: the rest is for the lab on top of them."""
     nodes = tuple(NodeSpec(name=node.name, networks=node.networks) for node in topology.nodes)
-    return topology.model_copy(update={"nodes": nodes})
+    plain = {"preset": None, "conditions": None}
+    networks = tuple(network.model_copy(update=plain) for network in topology.networks)
+    return topology.model_copy(update={"nodes": nodes, "networks": networks})
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not IS_ROOT, reason="needs root on Linux")
-@pytest.mark.skipif(SSHD is None, reason="sshd is not installed")
+@needs_sshd
 class TestSsh(BackendContract):
     backend = "ssh"
     keys: ClassVar[Keys]
@@ -37,15 +34,27 @@ class TestSsh(BackendContract):
         cls.keys = Keys(tmp_path_factory.mktemp("keys"))
 
     @classmethod
-    def open(cls, text: str, directory: Path | None = None) -> AbstractContextManager[Lab]:
-        return cls._opened(cls.topology(text, directory))
+    @contextmanager
+    def open(cls, text: str, directory: Path | None = None) -> Iterator[Lab]:
+        with (
+            cls._there(cls.topology(text, directory)) as topology,
+            Lab.open_sync(topology, backend="ssh") as lab,
+        ):
+            yield lab
+
+    @classmethod
+    @asynccontextmanager
+    async def open_in_loop(cls, text: str) -> AsyncIterator[Lab]:
+        with cls._there(cls.topology(text)) as topology:
+            async with Lab.open(topology, backend="ssh") as lab:
+                yield lab
 
     @classmethod
     @contextmanager
-    def _opened(cls, topology: Topology) -> Iterator[Lab]:
+    def _there(cls, topology: Topology) -> Iterator[Topology]:
+        """Have machines for a topology; give it with their addresses."""
         with (
             Lab.open_sync(bare(topology), backend="local") as ground,
             machines(ground, cls.keys) as ports,
-            Lab.open_sync(as_ssh(topology, ground, ports, cls.keys), backend="ssh") as lab,
         ):
-            yield lab
+            yield as_ssh(topology, ground, ports, cls.keys)

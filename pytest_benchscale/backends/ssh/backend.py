@@ -26,13 +26,13 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
+from pytest_benchscale.backends.ssh.devices import devices
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import NodeSpec, Topology
 from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.connections import Connections
-from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed, explain
+from pytest_benchscale.transports.ssh.login import HostKeys, Login, explain
 
 __all__ = ["SshBackend", "login_of"]
 
@@ -46,9 +46,8 @@ class _Machine:
     plan: NodePlan
     transport: SshTransport
     lock: MachineLock
-    lock_connections: Connections
-    address: IpAddress
-    reason: str | None = None  # why it cannot be used any more
+    addresses: Mapping[str, IpAddress]  # by network
+    devices: Mapping[IpAddress, str]  # its own, as far as it tells
 
 
 class SshBackend:
@@ -99,23 +98,17 @@ class SshBackend:
         lab = self._opened()
         login = login_of(plan.spec, lab.timeout_scale)
         address = await _address(plan, login)
-        apart = Connections(plan.name, login)
-        machine = _Machine(
-            plan,
-            SshTransport(plan.name, login, env=plan.env, fate=self._unknown),
-            MachineLock(plan.name, apart),
-            apart,
-            address,
+        owner = " ".join([lab.lab_id, *(f"{key}={value}" for key, value in lab.labels.items())])
+        lock = MachineLock(plan.name, owner, seconds=_LOCK_SECONDS * lab.timeout_scale)
+        transport = SshTransport(
+            plan.name, login, env=plan.env, fate=self._unknown, greet=lock.take
         )
-        self._machines[plan.name] = machine
-        owner = " ".join(f"{key}={value}" for key, value in lab.labels.items())
-        try:
-            await machine.lock.take(owner, seconds=_LOCK_SECONDS * lab.timeout_scale)
-        except LoginFailed as failed:
-            raise LabError(
-                failed.reason, node=plan.name, step="ssh", resolution=failed.resolution
-            ) from failed
-        return self._info(machine)
+        addresses = {one.name: one.address or address for one in plan.spec.networks}
+        machine = self._machines[plan.name] = _Machine(plan, transport, lock, addresses, {})
+        machine.devices = await devices(transport)
+        if not lock.is_possible and lab.progress is not None:
+            lab.progress(f"node {plan.name!r}: no flock there, so other runs may use it, too")
+        return _info(machine)
 
     async def start_node(self, name: str) -> NodeInfo:
         """Refuse: who has a machine decides when it runs."""
@@ -141,17 +134,16 @@ class SshBackend:
         """Log out and unlock; the machine stays as it is."""
         machine = self._machines.pop(name, None)
         if machine is not None:
-            await machine.transport.aclose()
             machine.lock.release()
-            machine.lock_connections.abort()
+            await machine.transport.aclose()
 
     async def get_node(self, name: str) -> NodeInfo:
         """Return what is known of a machine."""
-        return self._info(self._machine(name))
+        return _info(self._machine(name))
 
     async def list_nodes(self) -> Sequence[NodeInfo]:
         """Return what is known of every machine."""
-        return [self._info(machine) for machine in self._machines.values()]
+        return [_info(machine) for machine in self._machines.values()]
 
     def transport(self, name: str) -> SshTransport:
         """Return the way into a machine."""
@@ -180,12 +172,6 @@ class SshBackend:
 
     async def _unknown(self) -> BenchscaleError | None:
         return None
-
-    def _info(self, machine: _Machine) -> NodeInfo:
-        declared = {one.name: one.address for one in machine.plan.spec.networks}
-        addresses = {name: address or machine.address for name, address in declared.items()}
-        info = NodeInfo.of(machine.plan, NodeStatus.RUNNING, "")
-        return replace(info, addresses=addresses, interfaces={})
 
     def _opened(self) -> LabPlan:
         if self._plan is None:
@@ -218,6 +204,16 @@ def login_of(spec: NodeSpec, timeout_scale: float = 1.0) -> Login:
             path=Path(known).expanduser() if known and known != _ANY_KEY else None,
             unchecked=known == _ANY_KEY,
         ),
+    )
+
+
+def _info(machine: _Machine) -> NodeInfo:
+    found = {name: machine.devices.get(address) for name, address in machine.addresses.items()}
+    return NodeInfo(
+        name=machine.plan.name,
+        status=NodeStatus.RUNNING,
+        addresses=machine.addresses,
+        interfaces={name: device for name, device in found.items() if device is not None},
     )
 
 

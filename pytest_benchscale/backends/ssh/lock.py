@@ -2,67 +2,80 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Awaitable, Callable
 
 import anyio
 
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.shell.streams import STDOUT, Stream
-from pytest_benchscale.transports.ssh.connections import Connections
 
 __all__ = ["MachineLock"]
 
-# The lock is on the directory of the user who logs in, which is there, and held by a process that waits for
-# the end of its input. Its argument $1 shows who it is to whoever finds the lock taken.
+# The lock is on the root directory, which is there for every user, and held by a process that waits for
+# the end of its input. Its argument shows who has it to whoever finds it taken. After a connection broke,
+# the sshd may not know that yet, and our own process hold the lock still: that one is ended.
 _HOLD = """\
-command -v flock >/dev/null || {{ echo unable; exit; }}
-exec 9<"$HOME" || {{ echo unable; exit; }}
+command -v flock >/dev/null && exec 9</ || {{ echo unable; exit; }}
 if flock -n 9; then echo held; read -r _; exit; fi
+for d in /proc/[0-9]*; do
+p=${{d#/proc/}}
+[ "$p" = $$ ] || [ "$p" = $PPID ] || {{ grep -qsF -- "$1" "$d/cmdline" && kill "$p"; }}
+done
 echo taken
 flock -w {seconds} 9 && echo held && read -r _
 """
-_HELD, _TAKEN, _UNABLE = b"held", b"taken", b"unable"
+_HELD, _TAKEN, _UNABLE = b"held\n", b"taken\n", b"unable\n"
 
 
 class MachineLock:
-    """The lock of one machine, from `take` to `release`."""
+    """The lock of one machine for one lab, from `take` to `release`; taken anew when it was lost.
 
-    def __init__(self, node: str, connections: Connections) -> None:
+    `seconds` is how long another lab is waited for.
+    """
+
+    def __init__(self, node: str, owner: str, *, seconds: float) -> None:
         self._node = node
-        self._connections = connections
+        self._owner = owner
+        self._seconds = seconds
         self._stream: Stream | None = None
         self._said = b""
         self._news = anyio.Event()
         self._has_ended = False
+        self.is_possible = True
+        """Whether the machine has the tool for it; known after `take`."""
 
-    async def take(self, owner: str, *, seconds: float) -> bool:
-        """Take the lock, or wait for it; return False where the machine has no tool for that.
+    async def take(self, start: Callable[[Command], Awaitable[Stream]]) -> None:
+        """Take the lock by a command that `start` starts, or wait for it.
 
         Raises:
             LabError: another lab had it for all that time.
-            LoginFailed: there is no connection.
         """
-        script = _HOLD.format(seconds=max(1, round(seconds)))
-        argv = ("/bin/sh", "-c", script, "benchscale-lock", shlex.quote(owner))
-        self._stream = await self._connections.open_stream(Command(argv))
-        self._stream.deliver_to(self)
-        with anyio.move_on_after(seconds):
-            while not self._has_ended and not self._said.endswith((b"held\n", b"unable\n")):
-                await self._news.wait()
-        if _HELD in self._said:
-            return True
         self.release()
-        if _UNABLE in self._said:
-            return False
+        self._said, self._has_ended = b"", False
+        script = _HOLD.format(seconds=max(1, round(self._seconds)))
+        argv = ("/bin/sh", "-c", script, "benchscale-lock", f"benchscale-lock {self._owner}")
+        self._stream = await start(Command(argv))
+        self._stream.deliver_to(self)
+        # Somewhat longer than the machine itself waits: then it has said that it did in vain.
+        with anyio.move_on_after(self._seconds + 10):
+            while not self._has_ended and not self._said.endswith((_HELD, _UNABLE)):
+                await self._news.wait()
+        self.is_possible = _UNABLE not in self._said
+        if _HELD in self._said or not self.is_possible:
+            return
+        self.release()
+        taken = _TAKEN in self._said
         raise LabError(
             f"node {self._node!r}: another lab uses this machine"
-            if _TAKEN in self._said
+            if taken
             else f"node {self._node!r}: its machine could not be locked",
             node=self._node,
             step="lock",
-            details=f"waited for {seconds:g} s",
-            resolution="let the other test run end, or give the runs machines of their own",
+            details=f"waited for {self._seconds:g} s" if taken else None,
+            resolution="let the other test run end, or give the runs machines of their own"
+            if taken
+            else "log in by hand and look what comes instead of /bin/sh",
         )
 
     def release(self) -> None:

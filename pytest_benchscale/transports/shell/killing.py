@@ -10,14 +10,20 @@ DENIED = 3
 """The exit code of `KILL` when a process is left that its user may not kill."""
 
 # Needs nothing but a shell's builtins. A process belongs to the command when it is the command, or its
-# parent belongs, or it holds one of the session's outputs, or has the command's mark in its environment.
+# parent belongs, or it writes to one of the session's outputs, or has the command's mark in its environment.
+# An sshd that reads these outputs is none of it, nor is a parent of the session's shell, such as sudo.
 # Everything found is stopped first, so that no child can lose its parent, and killed when a look finds no
 # more; all over again until there is nothing to be found.
 KILL = f"""\
 root=$1 shell=$2 agent=$3 mark=$4
+writes() {{
+while read -r k v; do
+case $k$v in flags:*[12]) return 0 ;; flags:*) return 1 ;; esac
+done <"/proc/$p/fdinfo/${{f##*/}}"
+return 1
+}}
 try() {{
-case $family in *" $p "*) return ;; esac
-case " 1 $$ $PPID $shell $agent " in *" $p "*) return ;; esac
+case $family$apart in *" $p "*) return ;; esac
 IFS= read -r s <"/proc/$p/stat" || return
 s=${{s##*) }}
 set -- $s
@@ -27,7 +33,7 @@ case "$family" in *" $2 "*) mine=1 ;; esac
 [ "$p" = "$root" ] && mine=1
 if [ -z "$mine" ]; then
 for f in /proc/$p/fd/*; do
-if [ "$f" -ef "/proc/$agent/fd/4" ] || [ "$f" -ef "/proc/$agent/fd/5" ]; then mine=1; break; fi
+if [ "$f" -ef "/proc/$agent/fd/4" ] || [ "$f" -ef "/proc/$agent/fd/5" ]; then writes && mine=1 && break; fi
 done
 fi
 if [ -z "$mine" ]; then
@@ -40,6 +46,13 @@ kill -s STOP "$p" || denied=1
 family="$family$p " more=1
 }}
 exec 2>/dev/null
+apart=" 1 $$ $PPID $shell $agent "
+p=$agent
+while IFS= read -r s <"/proc/$p/stat"; do
+s=${{s##*) }}
+set -- $s
+p=$2 apart="$apart$2 "
+done
 while :; do
 family=' ' denied=
 more=1

@@ -13,7 +13,7 @@ from pytest_benchscale.transports.shell.session import NoShell, Refused
 from pytest_benchscale.transports.shell.shells import Shells
 from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.shell.tar_files import TarFiles
-from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.connections import Connections, Greeting
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed
 from pytest_benchscale.transports.ssh.users import switched
 
@@ -34,10 +34,12 @@ class SshTransport:
         *,
         env: Mapping[str, str],
         fate: Callable[[], Awaitable[BenchscaleError | None]],
+        greet: Greeting | None = None,
     ) -> None:
+        """`greet` is done first on a new connection; see `Connections`."""
         self.node = node
         self._env = env
-        self._connections = Connections(node, login)
+        self._connections = Connections(node, login, greet)
         self._shells = Shells(node, self._open_stream, fate)
         self._files = TarFiles(self)
 

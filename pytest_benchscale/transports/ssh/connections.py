@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import weakref
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import asyncssh
 
 from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.ssh.channel import ChannelStream
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed, explain
 
-__all__ = ["Connections"]
+__all__ = ["Connections", "Greeting"]
+
+Greeting = Callable[[Callable[[Command], Awaitable[Stream]]], Awaitable[None]]
+"""What is done on the first connection, before all else; it is given a way to start commands there."""
 
 _MOST = 16  # connections to one machine
+_PAUSE = 0.2  # seconds between attempts to reach a machine that is starting again
 _KEEPALIVES = 3  # unanswered ones, and the machine counts as gone
 
 
@@ -24,11 +32,20 @@ class Connections:
     refused there, it gets a connection of its own.
     """
 
-    def __init__(self, node: str, login: Login) -> None:
+    def __init__(
+        self,
+        node: str,
+        login: Login,
+        greet: Greeting | None = None,
+    ) -> None:
+        """`greet` is done on every connection that is the only one."""
         self._node = node
         self.login = login
+        self._greet = greet
         self._open: list[asyncssh.SSHClientConnection] = []
+        self._used: weakref.WeakSet[asyncssh.SSHClientConnection] = weakref.WeakSet()
         self._connecting = asyncio.Lock()
+        self._was_there = False
         self._closed = False
 
     async def open_stream(self, command: Command) -> ChannelStream:
@@ -37,14 +54,16 @@ class Connections:
         Raises:
             LoginFailed: there is no connection, or the machine carries no more commands.
         """
-        words = shlex.join(command.argv)
         tried: set[asyncssh.SSHClientConnection] = set()
         while True:
-            connection = await self._connection(tried)
+            connection, is_own = await self._connection(tried)
             try:
-                return await self._start(connection, words)
+                return await self._start(connection, command)
             except asyncssh.ChannelOpenError as error:
-                if error.code != asyncssh.OPEN_CONNECT_FAILED and not connection.is_closed():
+                # One more was refused, unless it was the first.
+                is_first = is_own and connection not in self._used
+                has_enough = error.code == asyncssh.OPEN_CONNECT_FAILED and not is_first
+                if not has_enough and not connection.is_closed():
                     raise explain(self.login, error) from error
                 tried.add(connection)
             except (OSError, asyncssh.Error) as error:
@@ -53,20 +72,24 @@ class Connections:
                     raise explain(self.login, error) from error
                 connection.abort()
 
-    async def _start(self, connection: asyncssh.SSHClientConnection, words: str) -> ChannelStream:
+    async def _start(
+        self, connection: asyncssh.SSHClientConnection, command: Command
+    ) -> ChannelStream:
         stream = ChannelStream(self._node)
+        words = shlex.join(command.argv)
         await connection.create_session(lambda: stream, words, encoding=None)
+        self._used.add(connection)
         return stream
 
     async def _connection(
         self, but: set[asyncssh.SSHClientConnection]
-    ) -> asyncssh.SSHClientConnection:
-        """Return a connection that is none of those."""
+    ) -> tuple[asyncssh.SSHClientConnection, bool]:
+        """Return a connection that is none of those, and whether it was made for this."""
         async with self._connecting:
             self._open = [each for each in self._open if not each.is_closed()]
             for connection in self._open:
                 if connection not in but:
-                    return connection
+                    return connection, False
             if self._closed:
                 raise LoginFailed("the node was let go of", resolution="")
             if len(self._open) >= _MOST:
@@ -74,9 +97,36 @@ class Connections:
                     f"{self.login} takes no more commands on {_MOST} connections",
                     resolution="raise MaxSessions in its sshd_config",
                 )
-            connection = await connect(self.login)
+            connection = await self._connect()
             self._open.append(connection)
-            return connection
+            if self._greet is not None and len(self._open) == 1:
+                await self._greeted(self._greet, connection)
+            return connection, True
+
+    async def _connect(self) -> asyncssh.SSHClientConnection:
+        """Connect; a machine that was there before is waited for, since it may be starting again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self.login.restart_seconds if self._was_there else 0)
+        while True:
+            try:
+                connection = await connect(self.login)
+            except LoginFailed as failed:
+                if not failed.passing or loop.time() >= deadline or self._closed:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                self._was_there = True
+                return connection
+
+    async def _greeted(self, greet: Greeting, connection: asyncssh.SSHClientConnection) -> None:
+        try:
+            await greet(partial(self._start, connection))
+        except (OSError, asyncssh.Error) as error:
+            connection.abort()
+            raise explain(self.login, error) from error
+        except BaseException:
+            connection.abort()
+            raise
 
     def abort(self) -> None:
         """Drop all connections."""
@@ -97,6 +147,8 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
         options["username"] = login.user
     if login.password is not None:
         options["password"] = login.password
+        # Keys that nobody named would use up the attempts that an sshd allows.
+        options["client_keys"] = options["agent_path"] = None
     if login.key is not None:
         options["client_keys"] = [str(login.key.expanduser())]
     try:

@@ -55,6 +55,11 @@ class Login:
         """How long a machine may say nothing before it is asked whether it is there."""
         return 5.0 * self.timeout_scale
 
+    @property
+    def restart_seconds(self) -> float:
+        """How long a machine that was there may take until it is there again."""
+        return 60.0 * self.timeout_scale
+
     def __str__(self) -> str:
         user = f"{self.user}@" if self.user else ""
         return f"{user}{self.host}:{self.port}"
@@ -78,15 +83,15 @@ def explain(login: Login, error: Exception) -> LoginFailed:
     return LoginFailed(
         f"ssh to {login} failed: {error}",
         resolution=f"try `ssh -v -p {login.port} {login.host}`",
-        passing=isinstance(error, OSError),
+        passing=isinstance(error, (OSError, asyncssh.DisconnectError)),
     )
 
 
 def _refused_login(login: Login, error: Exception) -> LoginFailed:
     tried = [
         *(["the password"] if login.password is not None else []),
-        f"the key {login.key}" if login.key else "the keys of the agent and of ~/.ssh",
-    ]
+        *([f"the key {login.key}"] if login.key is not None else []),
+    ] or ["the keys of the agent and of ~/.ssh"]
     who = f" for {login.user!r}" if login.user else ""
     return LoginFailed(
         f"{login.host}:{login.port} refused the login{who} with {' and '.join(tried)}",
@@ -135,11 +140,19 @@ def _no_key(login: Login, error: Exception) -> LoginFailed:
     )
 
 
+def _no_command(login: Login, error: Exception) -> LoginFailed:
+    return LoginFailed(
+        f"{login} runs no command for us: {error}",
+        resolution="look at MaxSessions in its sshd_config, and at what its log says",
+    )
+
+
 _MEANINGS: tuple[tuple[type[Exception], Callable[[Login, Exception], LoginFailed]], ...] = (
     (asyncssh.HostKeyNotVerifiable, _wrong_host_key),
     (asyncssh.PermissionDenied, _refused_login),
     (asyncssh.KeyImportError, _no_key),
     (FileNotFoundError, _no_key),
+    (asyncssh.ChannelOpenError, _no_command),
     (TimeoutError, _no_answer),
     (socket.gaierror, _no_host),
     (ConnectionRefusedError, _not_listening),

@@ -19,6 +19,7 @@ if [ "$(id -u)" = 0 ]; then
 if command -v runuser >/dev/null; then exec runuser -u "$u" -- {command}; fi
 exec su -s /bin/sh "$u" -c {line}
 fi
+if ! command -v sudo >/dev/null; then echo "only root can be another user: there is no sudo" >&2; exit 126; fi
 exec sudo -n -u "$u" -- {command}
 """
 

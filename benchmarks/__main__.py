@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import contestants, daemon, daemon_jobs, jobs, pytest_jobs, units
+from benchmarks import contestants, daemon, daemon_jobs, jobs, pytest_jobs, ssh_jobs, sshd, units
 from benchmarks.contestants import Contestant, ContestantError
 from benchmarks.daemon import Daemon
 from benchmarks.daemon_jobs import DaemonBench
@@ -34,7 +34,7 @@ LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "startup": pytest_jobs.startup,
 }
 BACKENDS = (LOCAL, *units.BACKENDS)
-NAMES = (*contestants.FINDERS, *daemon.PEERS)
+NAMES = tuple(dict.fromkeys((*contestants.FINDERS, *daemon.PEERS, *sshd.NAMES)))
 
 
 def names_of(what: str, known: Collection[str]) -> Callable[[str], list[str]]:
@@ -75,7 +75,8 @@ def arguments() -> argparse.Namespace:
         type=names_of("job", LOCAL_JOBS),
         default=list(LOCAL_JOBS),
         metavar="JOB,...",
-        help=f"{', '.join(LOCAL_JOBS)}; of a container daemon: {', '.join(daemon_jobs.JOBS)}",
+        help=f"{', '.join(LOCAL_JOBS)}; of a container daemon: {', '.join(daemon_jobs.JOBS)}; "
+        f"over ssh: {', '.join(ssh_jobs.JOBS)}",
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="rounds (5)")
     parser.add_argument(
@@ -105,7 +106,7 @@ def connect(backends: Collection[str], results: Results) -> dict[str, Daemon]:
     """Return the daemons that can be measured, and note why others cannot."""
     daemons = {}
     for backend in backends:
-        if backend != LOCAL:
+        if backend in daemon.BACKENDS:
             try:
                 daemons[backend] = daemon.connect(backend)
             except ContestantError as error:
@@ -128,12 +129,25 @@ def measure(options: argparse.Namespace, daemons: dict[str, Daemon], results: Re
             if backend == LOCAL:
                 for name in options.only:
                     LOCAL_JOBS[name](bench)
+            elif backend == sshd.BACKEND:
+                over_ssh(bench, options)
             elif backend in daemons:
                 bench.field = daemon.find(daemons[backend], options.without)
                 on = DaemonBench(bench, daemons[backend])
                 for name in options.only:
                     if name in daemon_jobs.JOBS:
                         daemon_jobs.JOBS[name](on)
+
+
+def over_ssh(bench: Bench, options: argparse.Namespace) -> None:
+    """Run the jobs on an sshd."""
+    try:
+        with sshd.serving(bench.directory, options.without) as bench.field:
+            for name in options.only:
+                if name in ssh_jobs.JOBS:
+                    ssh_jobs.JOBS[name](bench)
+    except ContestantError as error:
+        bench.results.miss(sshd.BACKEND, "ours", f"and its peers: {error}")
 
 
 def main() -> None:
@@ -148,6 +162,8 @@ def main() -> None:
     before = Snapshot.take()
     objects = {each.backend: each.objects() for each in daemons.values()}
     conditions = machine(daemons.values())
+    if sshd.BACKEND in options.backend:
+        conditions += f"\n{sshd.describe()}"
     measure(options, daemons, results)
     reap_orphans()
     left = before.compare(Snapshot.take())

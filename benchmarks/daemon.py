@@ -19,6 +19,7 @@ from tests.daemons.endpoints import find as find_address
 from tests.daemons.images import reference
 from tests.daemons.loading import missing
 
+BACKENDS = ("docker", "podman")
 IMAGE = "debian"  # one of the tests' images; all contestants run the same
 
 

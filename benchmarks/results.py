@@ -12,6 +12,7 @@ Samples = dict[str, list[float]]
 PEERS = (
     *("mininet", "munet", "nsenter", "tar"),
     *("compose", "sdk", "sdk-8", "cli", "docker cp", "aiodocker", "testcontainers"),
+    *("asyncssh", "ssh", "scp", "sftp"),
 )
 
 

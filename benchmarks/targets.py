@@ -81,6 +81,13 @@ DOCKER = (
 )
 
 
+SSH = (
+    _over("ssh.exec", 1.2, "asyncssh", "asyncssh"),
+    _over("ssh.copy.files", 1.2, "tar", "tar"),
+    _over("ssh.copy.100MiB", 1.2, "best peer", "scp", "tar", "sftp"),
+)
+
+
 def _as_on_podman(target: Target) -> Target:
     """Return what podman has to reach: the same ratio as docker, or nearly."""
     row, *peers = (text.replace("docker.", "podman.", 1) for text in target.over)
@@ -94,4 +101,5 @@ TARGETS = (
     *_footprint("docker"),
     *(_as_on_podman(target) for target in DOCKER),
     *_footprint("podman"),
+    *SSH,
 )

@@ -24,15 +24,20 @@ def topology(nodes: int, network: str = "{name: lan, subnet: 10.100.0.0/16}") ->
 
 
 class Ours:
-    def __init__(self, directory: Path, backend: str = "local", image: str = "") -> None:
+    def __init__(
+        self, directory: Path, backend: str = "local", image: str = "", machine: str = ""
+    ) -> None:
         self.directory = directory
         self.backend = backend
         self.image = image
+        self.machine = machine  # keys of the one node, where it is a machine that is there
         self.context: AbstractAsyncContextManager[Lab] | None = None
         self.lab: Lab
         self.node: Node
 
     def topology(self, nodes: int) -> str:
+        if self.machine:
+            return f"nodes:\n  - {{name: n0, {self.machine}}}\n"
         if self.backend == "local":
             return topology(nodes)
         return topology(nodes, "{name: lan}")  # others may have containers on this machine

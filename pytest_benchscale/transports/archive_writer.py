@@ -8,7 +8,6 @@ call it in a worker thread.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import stat
 import sys
@@ -27,7 +26,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 # Mode, owner, group, size and time in octal digits, which the standard library writes too, but slowly.
 _NUMBERS = b"%07o\0%07o\0%07o\0%011o\0%011o\0"
-_LIMITS = (8**7, 8**7, 8**7, 8**11, 8**11)
+_MOST_OWNER, _MOST = 8**7, 8**11
+_AFTER = bytes(_BLOCK - 265)  # what follows the magic
 
 Narrow = list[tuple[str, int]]
 
@@ -71,6 +71,7 @@ class _Packer:
 
     def __init__(self, owner: tuple[int, int], narrow: Narrow) -> None:
         self._owner = owner
+        self._owner_fits = all(0 <= number < _MOST_OWNER for number in owner)
         self._narrow = narrow
 
     def parts(self, source: str, name: str) -> Iterator[bytes]:
@@ -105,8 +106,9 @@ class _Packer:
                 raise OSError(errno.EOPNOTSUPP, "sockets and devices cannot be copied", path)
 
     def _file_parts(self, path: str, name: str) -> Iterator[bytes]:
-        with os.fdopen(os.open(path, _READ), "rb", buffering=0) as file:
-            status = os.fstat(file.fileno())
+        file = os.open(path, _READ)
+        try:
+            status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EAGAIN, "it was replaced while it was read", path)
             start = _read(file, CHUNK, path)
@@ -127,6 +129,8 @@ class _Packer:
                 left -= len(data)
                 yield data
             yield bytes(-size % _BLOCK)
+        finally:
+            os.close(file)
 
     def header(
         self, name: str, kind: bytes, mode: int, mtime: int, *, size: int = 0, link: str = ""
@@ -136,14 +140,13 @@ class _Packer:
         if kind == tarfile.DIRTYPE:
             encoded += b"/"
         numbers = (mode, *self._owner, size, mtime)
-        if max(len(encoded), len(target)) > 100 or any(
-            not 0 <= number < limit for number, limit in zip(numbers, _LIMITS, strict=True)
-        ):
+        fits = self._owner_fits and 0 <= size < _MOST and 0 <= mtime < _MOST
+        if not fits or max(len(encoded), len(target)) > 100:
             return self._long_header(name, kind, numbers, link)
-        start = encoded.ljust(100, b"\0") + _NUMBERS % numbers
-        rest = kind + target.ljust(100, b"\0") + tarfile.GNU_MAGIC
+        start = encoded + b"\0" * (100 - len(encoded)) + _NUMBERS % numbers
+        rest = kind + target + b"\0" * (100 - len(target)) + tarfile.GNU_MAGIC
         checksum = sum(start) + 8 * 32 + sum(rest)
-        return (start + b"%06o\0 " % checksum + rest).ljust(_BLOCK, b"\0")
+        return b"%b%06o\0 %b%b" % (start, checksum, rest, _AFTER)
 
     def _long_header(self, name: str, kind: bytes, numbers: tuple[int, ...], link: str) -> bytes:
         """Return the header of an entry that needs more than one block, or another notation."""
@@ -153,12 +156,13 @@ class _Packer:
         return info.tobuf(tarfile.GNU_FORMAT, sys.getfilesystemencoding(), "surrogateescape")
 
 
-def _read(file: io.FileIO, count: int, path: str) -> bytes:
+def _read(file: int, count: int, path: str) -> bytes:
     """Return so many bytes, fewer only at the end of the file."""
-    data = bytearray()
+    pieces = []
     try:
-        while len(data) < count and (piece := file.read(min(count - len(data), CHUNK))):
-            data += piece
+        while count and (piece := os.read(file, min(count, CHUNK))):
+            pieces.append(piece)
+            count -= len(piece)
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from error
-    return bytes(data)
+    return b"".join(pieces)

@@ -151,11 +151,13 @@ class TarFiles:
             return
         script = _EXTRACT.format(directory=_word(target.directory))
         narrow: list[tuple[str, int]] = []
-        code, said = await self._feed(script, pack(Path(source), target.name, narrow=narrow))
+        is_file = stat.S_ISREG(status.st_mode)
+        chunks = pack(Path(source), target.name, narrow=narrow)
+        code, said = await self._feed(script, chunks, ahead=is_file)
         if code == 0:
             await self._narrow(target.directory, narrow)
             return
-        if target.kind == "file" and stat.S_ISREG(status.st_mode):
+        if target.kind == "file" and is_file:
             # It could not be replaced, such as a file that is a mount; but perhaps it can be filled.
             code, more = await self._fill(source, target.path, status)
             if code == 0:
@@ -272,15 +274,18 @@ class TarFiles:
             f"TZ=UTC0 touch -t {time.strftime('%Y%m%d%H%M.%S', moment)} {word}"
         )
         with await to_thread.run_sync(open, source, "rb") as file:
-            return await self._feed(script, iter(partial(file.read, CHUNK), b""))
+            chunks = iter(partial(file.read, CHUNK), b"")
+            return await self._feed(script, chunks, ahead=True)
 
-    async def _feed(self, script: str, chunks: Iterator[bytes]) -> tuple[int, bytes]:
+    async def _feed(
+        self, script: str, chunks: Iterator[bytes], *, ahead: bool = False
+    ) -> tuple[int, bytes]:
         """Run a script on what a blocking iterator gives; return its exit code and complaints."""
         async with self._running(script, stdin=True) as running:
             complaints = asyncio.create_task(_collect(running.stderr))
             try:
                 if running.stdin is not None:
-                    await _send(running.stdin, chunks)
+                    await _send(running.stdin, chunks, ahead=ahead)
                 said = await complaints
             finally:
                 complaints.cancel()
@@ -337,11 +342,25 @@ class TarFiles:
                 await running.aclose()
 
 
-async def _send(stream: ByteWriter, chunks: Iterator[bytes]) -> None:
-    with suppress(anyio.BrokenResourceError):  # why it reads no more, its exit code tells
-        while chunk := await to_thread.run_sync(next, chunks, b""):
+async def _send(stream: ByteWriter, chunks: Iterator[bytes], *, ahead: bool = False) -> None:
+    """Send what an iterator gives; with `ahead` the next chunk is got while one is sent.
+
+    That pays for chunks that are read, not for those that are made: both would need the interpreter.
+    """
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        while chunk := await (coming or to_thread.run_sync(next, chunks, b"")):
+            coming = None
+            if ahead:
+                coming = asyncio.ensure_future(to_thread.run_sync(next, chunks, b""))
             await stream.send(chunk)
         await stream.aclose()
+    except anyio.BrokenResourceError:
+        pass  # why it reads no more, its exit code tells
+    finally:
+        if coming is not None:  # or a thread would use what its caller has closed
+            with anyio.CancelScope(shield=True):
+                await asyncio.gather(coming, return_exceptions=True)
 
 
 async def _pump(stream: ByteReader, relay: Relay) -> None:

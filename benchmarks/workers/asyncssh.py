@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.workers.protocol import serve
 
-MOST = 8
-"""How many commands at once: an sshd lets one connection carry ten, with those that have just ended."""
+MOST = 5
+"""How many commands at once: an sshd lets one connection carry ten, with those that ended a moment ago."""
 
 
 class Asyncssh:

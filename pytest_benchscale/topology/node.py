@@ -125,7 +125,9 @@ class Ssh(Declared):
     user: FilledText | None = Field(None, description="User name.")
     password: Text | None = Field(None, description="Password.")
     key: FilledText | None = Field(
-        None, description="Path of the private key; ~ is the user's home."
+        None,
+        description="Path of the private key, relative to the topology file's directory; ~ is the "
+        "user's home.",
     )
     port: Port = Field(22, description="TCP port of the sshd.")
     known_hosts: FilledText | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -196,6 +197,21 @@ async def test_a_login_that_talks_disturbs_nothing(machine: Machine) -> None:
     node = machine.open()["machine"]
     result = await node.exec("echo out; echo err >&2; exit 3")
     assert (result.stdout, result.stderr, result.returncode) == ("out\n", "err\n", 3)
+
+
+def test_a_file_that_says_where_a_machine_is_needs_to_say_no_more(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.serve()
+    shutil.copy(machine.keys.user, tmp_path / "key")
+    port, known = machine.road.port, machine.keys.public(machine.keys.host)
+    _known_hosts(tmp_path, port, known)
+    ssh = f"{{user: root, port: {port}, key: ./key, known_hosts: ./known_hosts}}"
+    path = tmp_path / "there.yaml"
+    path.write_text(f"nodes: [{{name: a, existing: b, address: 127.0.0.1, ssh: {ssh}}}]")
+    with Lab.open_sync(path) as lab:
+        assert lab.backend == "ssh"
+        assert lab.sync["a"].exec("true").ok
 
 
 # --- users ---

@@ -21,6 +21,7 @@ _PACKAGES = {
         "catatonit": "catatonit",
     },
     "images": {"mmdebstrap": "mmdebstrap"},
+    "ssh": {"sshd": "openssh-server", "ssh-keygen": "openssh-client"},
 }
 _HELPERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/podman", "/usr/libexec/podman")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -37,7 +38,7 @@ def search_path() -> str:
 
 
 def install(purpose: str) -> list[str]:
-    """Install what is missing for "docker", "podman" or "images"; return the packages.
+    """Install what is missing for "docker", "podman", "images" or "ssh"; return the packages.
 
     Raises:
         NotInstalled: it cannot be installed here.

@@ -96,7 +96,7 @@ class SshBackend:
     async def create_node(self, plan: NodePlan) -> NodeInfo:
         """Log in to a machine, and keep other labs from using it."""
         lab = self._opened()
-        login = login_of(plan.spec, lab.timeout_scale)
+        login = login_of(plan.spec, lab.directory, lab.timeout_scale)
         address = await _address(plan, login)
         owner = " ".join([lab.lab_id, *(f"{key}={value}" for key, value in lab.labels.items())])
         lock = MachineLock(plan.name, owner, seconds=_LOCK_SECONDS * lab.timeout_scale)
@@ -188,8 +188,11 @@ class SshBackend:
         raise NotSupported(self.name, capability)
 
 
-def login_of(spec: NodeSpec, timeout_scale: float = 1.0) -> Login:
-    """Return how to log in to the machine of a node; it has an `address`."""
+def login_of(spec: NodeSpec, directory: Path, timeout_scale: float = 1.0) -> Login:
+    """Return how to log in to the machine of a node; it has an `address`.
+
+    Paths are relative to `directory`.
+    """
     login = Login(str(spec.address), timeout_scale=timeout_scale)
     if (ssh := spec.ssh) is None:
         return login
@@ -199,9 +202,9 @@ def login_of(spec: NodeSpec, timeout_scale: float = 1.0) -> Login:
         port=ssh.port,
         user=ssh.user,
         password=ssh.password,
-        key=Path(ssh.key).expanduser() if ssh.key else None,
+        key=directory / Path(ssh.key).expanduser() if ssh.key else None,
         host_keys=HostKeys(
-            path=Path(known).expanduser() if known and known != _ANY_KEY else None,
+            path=directory / Path(known).expanduser() if known and known != _ANY_KEY else None,
             unchecked=known == _ANY_KEY,
         ),
     )

@@ -43,7 +43,7 @@ def first_cells(text: str) -> str:
 
 
 def test_every_topology_is_valid() -> None:
-    assert len(blocks("yaml")) == 2
+    assert len(blocks("yaml")) == 3
     for text in blocks("yaml"):
         loader.load_text(text)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_benchscale import Lab, LabError, Node, NotSupported, Topology
+from pytest_benchscale import CommandTimeout, Lab, LabError, Node, NotSupported, Topology
 from pytest_benchscale.lab.options import LabOptions
 from tests.contract.sshd_machines import Keys, Road, needs_sshd, road, sshd
 
@@ -126,6 +128,26 @@ async def test_a_login_by_password(machine: Machine) -> None:
     machine.node.sync.exec("echo root:right | chpasswd", check=True)
     node = machine.open(password="right", key=None)["machine"]
     assert (await node.exec(["id", "-u"])).stdout == "0\n"
+
+
+async def test_a_login_by_the_agent(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.serve()
+    with tempfile.TemporaryDirectory() as directory:  # short: it is the path of a socket
+        socket = f"{directory}/agent"
+        monkeypatch.setenv("HOME", directory)
+        monkeypatch.setenv("SSH_AUTH_SOCK", socket)
+        with subprocess.Popen(
+            ["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL
+        ) as agent:
+            try:
+                async with asyncio.timeout(10):
+                    while not Path(socket).exists():
+                        await asyncio.sleep(0.01)
+                add = ["ssh-add", "-q", str(machine.keys.user)]
+                subprocess.run(add, check=True, timeout=10)
+                assert (await machine.open(key=None)["machine"].exec("true")).ok
+            finally:
+                agent.terminate()
 
 
 def test_a_refused_password_is_an_error_that_does_not_show_it(machine: Machine) -> None:
@@ -254,6 +276,18 @@ async def test_a_connection_that_is_cut_fails_the_command_and_not_the_next(
     assert time.monotonic() - started < 5
     assert (await node.exec("echo again")).stdout == "again\n"
     assert not (await machine.node.exec("pgrep -x sleep")).stdout  # its end was seen to
+
+
+async def test_what_is_killed_takes_no_connection_with_it(machine: Machine) -> None:
+    machine.serve()
+    node = machine.open()["machine"]
+    await node.exec("true", check=True)
+    connections = "pgrep -f '[s]shd: .*@notty'"
+    before = (await machine.node.exec(connections, check=True)).stdout
+    with pytest.raises(CommandTimeout):
+        await node.exec("sleep 1000 & sleep 1000", timeout=1)
+    assert (await node.exec("echo again")).stdout == "again\n"
+    assert (await machine.node.exec(connections)).stdout == before
 
 
 async def test_a_connection_that_is_cut_fails_the_copy_and_not_the_next(

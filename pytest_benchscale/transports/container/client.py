@@ -48,7 +48,7 @@ class ContainerTransport:
         self._api = api
         self._container = container
         self._fate = fate
-        self._shells = Shells(node, self._start_exec, fate, self._starting)
+        self._shells = Shells(node, self, self._start_exec, fate, self._starting)
         self._plain: set[PlainCommand] = set()
         self._has_shell = True
         self._tasks: set[asyncio.Task[None]] = set()

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.transports import execution
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, Launcher
 from pytest_benchscale.transports.shell.agent import BOOT
 from pytest_benchscale.transports.shell.killing import DENIED, KILL
 from pytest_benchscale.transports.shell.pool import Pool
@@ -27,12 +27,14 @@ class Shells:
     """The waiting shells of a node, by the user they run as.
 
     `open_stream` starts a command and returns its streams; the start of every shell is within
-    `gate`. `fate` tells why connections break: an error, or None when the node runs.
+    `gate`. `fate` tells why connections break: an error, or None when the node runs. `launcher`
+    is who uses the shells: what signals and kills commands is started by it.
     """
 
     def __init__(
         self,
         node: str,
+        launcher: Launcher,
         open_stream: Callable[[Command], Awaitable[Stream]],
         fate: Callable[[], Awaitable[BenchscaleError | None]],
         gate: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
@@ -40,6 +42,7 @@ class Shells:
         self.node = node
         self.error: BenchscaleError | None = None
         """Why nothing can be started any more."""
+        self._launcher = launcher
         self._open_stream = open_stream
         self._fate = fate
         self._gate = gate
@@ -114,7 +117,8 @@ class Shells:
             )
 
     async def _run_beside(self, argv: tuple[str, ...], user: str | None) -> int | None:
-        outcome = await execution.run(self, Command(argv, user=user), timeout=_SIGNAL_SECONDS)
+        command = Command(argv, user=user)
+        outcome = await execution.run(self._launcher, command, timeout=_SIGNAL_SECONDS)
         return outcome.returncode
 
     def _pool(self, user: str | None) -> Pool:

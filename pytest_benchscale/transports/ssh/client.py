@@ -40,7 +40,7 @@ class SshTransport:
         self.node = node
         self._env = env
         self._connections = Connections(node, login, greet)
-        self._shells = Shells(node, self._open_stream, fate)
+        self._shells = Shells(node, self, self._open_stream, fate)
         self._files = TarFiles(self)
 
     async def start(self, command: Command, *, stdin: bool = False) -> RunningCommand:

@@ -53,6 +53,16 @@ _PYTHON_LIBRARIES = (
     *("liblzma.so.5*", "libuuid.so.1*", "libcrypt.so.1*"),
 )
 
+_UNUSED_UNITS = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
+    *("e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "systemd-pstore.service"),
+    "systemd-networkd-wait-online.service",  # who needs the network waits for it
+)
+
+# What finds the root of a guest: nothing else belongs into its initramfs.
+_SMALL_INITRAMFS = r"MODULES=list\nBUSYBOX=n\nCOMPRESS=lz4\n"
+_DISK_DRIVERS = r"virtio_pci\nvirtio_blk\next4\n"
+
 ROOTS: Mapping[str, Root] = {
     "debian": Root(
         # usr-is-merged stands in for usrmerge, which brings all of Perl. posh is for `plain`.
@@ -97,6 +107,29 @@ ROOTS: Mapping[str, Root] = {
             # Only Debian's wrappers around PostgreSQL's own programs are written in Perl.
             'rm -rf "$1"/usr/share/perl "$1"/usr/lib/*/perl',
             'chroot "$1" install -d -o postgres -g postgres /var/run/postgresql',
+        ),
+    ),
+    # A whole machine: kernel, systemd and cloud-init; `guests` makes a disk of it.
+    "guest": Root(
+        packages=(
+            *("linux-image-cloud-amd64", "initramfs-tools", "lz4", "systemd-sysv", "dbus", "udev"),
+            *("kmod", "e2fsprogs", "fdisk", "cloud-init", "cloud-guest-utils", "openssh-server"),
+            *("sudo", "iproute2", "iputils-ping", "procps", "curl", "python3", "usr-is-merged"),
+        ),
+        exclude=(*(f"/usr/share/{name}/*" for name in _UNREAD), "/usr/lib/*/gconv/*"),
+        prepare=(
+            'mkdir -p "$1"/etc/initramfs-tools/conf.d',
+            f"printf '{_SMALL_INITRAMFS}' >\"$1\"/etc/initramfs-tools/conf.d/guest",
+            f"printf '{_DISK_DRIVERS}' >\"$1\"/etc/initramfs-tools/modules",
+        ),
+        finish=(
+            'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/hostname "$1"/etc/resolv.conf',
+            'printf uninitialized >"$1"/etc/machine-id',
+            'echo "/dev/vda1 / ext4 errors=remount-ro,noatime 0 1" >"$1"/etc/fstab',
+            'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
+            f'chroot "$1" systemctl mask {" ".join(_UNUSED_UNITS)}',
+            "echo 'datasource_list: [NoCloud, None]' >\"$1\"/etc/cloud/cloud.cfg.d/90-guest.cfg",
+            *(f'rm -rf "$1"/usr/lib/python3.*/{name}' for name in _UNUSED_PYTHON),
         ),
     ),
 }

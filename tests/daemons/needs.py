@@ -9,11 +9,24 @@ from typing import NoReturn
 
 import pytest
 
+from tests.daemons import virtual
 from tests.daemons.endpoints import DAEMONS, Unreachable, connection, find
+from tests.daemons.guests import cached_guest
 from tests.daemons.images import IMAGES
 from tests.daemons.loading import missing
 
-__all__ = ["docker_usable", "needs_daemon", "podman_usable", "skip_or_fail", "why_not"]
+__all__ = [
+    "LIBVIRT",
+    "docker_usable",
+    "needs_daemon",
+    "podman_usable",
+    "skip_or_fail",
+    "why_no_libvirt",
+    "why_not",
+]
+
+
+LIBVIRT = "libvirt"
 
 
 def docker_usable() -> bool:
@@ -28,9 +41,9 @@ def podman_usable() -> bool:
 
 def needs_daemon(daemon: str, images: Sequence[str] = ("debian",)) -> None:
     """Skip the test when a daemon or a test image is missing; in CI, fail it."""
-    assert daemon in DAEMONS
+    assert daemon in (*DAEMONS, LIBVIRT)
     assert set(images) <= set(IMAGES)
-    reason = why_not(daemon, tuple(images))
+    reason = why_no_libvirt() if daemon == LIBVIRT else why_not(daemon, tuple(images))
     if reason:
         skip_or_fail(f"{reason}; scripts/with-daemons starts what is missing")
 
@@ -51,3 +64,13 @@ def why_not(daemon: str, images: tuple[str, ...]) -> str:
     except Unreachable as error:
         return f"no {daemon}: {error}"
     return f"{daemon} has no test image {', '.join(absent)}" if absent else ""
+
+
+@functools.cache
+def why_no_libvirt() -> str:
+    """Return why no virtual machine can be had for a test, or nothing."""
+    try:
+        virtual.find()
+    except Unreachable as error:
+        return f"no libvirt: {error}"
+    return "" if cached_guest() else "no guest was made for virtual machines"

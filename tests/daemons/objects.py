@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+from tests.daemons import virtual
 from tests.daemons.endpoints import DAEMONS, Unreachable, connection, find
 from tests.daemons.images import REPOSITORY
+from tests.daemons.needs import LIBVIRT
 
 __all__ = ["OWN", "Thing", "everything", "reachable", "wait_until_as_before"]
+
+Listed = tuple[str, str, str, Mapping[str, str]]  # kind, name, id and labels
 
 # Set by scripts/with-daemons: the daemons that this run shares with nobody.
 OWN = "BENCHSCALE_TEST_OWN_DAEMONS"
@@ -40,6 +46,8 @@ def reachable() -> dict[str, str]:
             addresses[daemon] = find(daemon)
         except Unreachable:
             continue
+    with suppress(Unreachable):
+        addresses[LIBVIRT] = virtual.find()
     return addresses
 
 
@@ -55,14 +63,43 @@ def everything(addresses: Mapping[str, str]) -> frozenset[Thing]:
     found: set[Thing] = set()
     for daemon, url in addresses.items():
         alone = bool(os.environ.get("CI")) or daemon in os.environ.get(OWN, "").split()
-        with connection(url) as client:
-            for kind, name, identity, labels in _listing(client):
-                if alone or _may_be_ours(labels):
-                    found.add(Thing(daemon, kind, name, identity))
+        listing = _listing_of_libvirt(url) if daemon == LIBVIRT else _listing_of_containers(url)
+        for kind, name, identity, labels in listing:
+            if alone or _may_be_ours(labels):
+                found.add(Thing(daemon, kind, name, identity))
     return frozenset(found)
 
 
-def _listing(client: Any) -> Iterator[tuple[str, str, str, Mapping[str, str]]]:
+def _listing_of_containers(url: str) -> Iterator[Listed]:
+    with connection(url) as client:
+        yield from _listing(client)
+
+
+def _listing_of_libvirt(uri: str) -> Iterator[Listed]:
+    """Go through what a libvirt daemon has. Volumes have no labels; the names of ours say that they are."""
+    with virtual.connection(uri) as libvirtd:
+        for kind, things in (
+            ("domain", libvirtd.listAllDomains()),
+            ("network", libvirtd.listAllNetworks()),
+        ):
+            for thing in things:
+                yield kind, thing.name(), thing.UUIDString(), _labels_in(thing.XMLDesc(0))
+        for pool in libvirtd.listAllStoragePools():
+            for volume in pool.listAllVolumes():
+                if not volume.name().startswith(virtual.BASE):
+                    yield "volume", volume.name(), volume.key(), {}
+
+
+def _labels_in(description: str) -> Mapping[str, str]:
+    elements = ElementTree.fromstring(description).iter()
+    return {
+        element.get("name", ""): element.get("value", "")
+        for element in elements
+        if element.tag.endswith("}label")
+    }
+
+
+def _listing(client: Any) -> Iterator[Listed]:
     """Go through what a daemon has: kind, name, id and labels of each."""
     for it in client.api.containers(all=True):
         yield "container", " ".join(it["Names"] or ()), it["Id"], it["Labels"] or {}

@@ -20,11 +20,21 @@ _PACKAGES = {
         "aardvark-dns": "aardvark-dns",
         "catatonit": "catatonit",
     },
+    "libvirt": {
+        "libvirtd": "libvirt-daemon-system",
+        "virtlogd": "libvirt-daemon-system",
+        "qemu-system-x86_64": "qemu-system-x86",
+        "qemu-img": "qemu-utils",
+        "dnsmasq": "dnsmasq-base",
+        "iptables": "iptables",
+    },
     "images": {"mmdebstrap": "mmdebstrap"},
     "ssh": {"sshd": "openssh-server", "ssh-keygen": "openssh-client"},
+    "guests": {"mke2fs": "e2fsprogs", "grub-mkimage": "grub-common", "qemu-img": "qemu-utils"},
 }
 _HELPERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/podman", "/usr/libexec/podman")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+_BOOT_LOADER = Path("/usr/lib/grub/i386-pc/boot.img")
 _APPARMOR = Path("/sys/module/apparmor/parameters/enabled")
 
 
@@ -38,12 +48,12 @@ def search_path() -> str:
 
 
 def install(purpose: str) -> list[str]:
-    """Install what is missing for "docker", "podman", "images" or "ssh"; return the packages.
+    """Install what is missing for a purpose, such as "docker" or "images"; return the packages.
 
     Raises:
         NotInstalled: it cannot be installed here.
     """
-    packages = list(_missing(purpose))
+    packages = list(dict.fromkeys(_missing(purpose)))
     if not packages:
         return []
     wanted = " ".join(packages)
@@ -60,6 +70,8 @@ def _missing(purpose: str) -> Iterable[str]:
     for program, package in _PACKAGES[purpose].items():
         if shutil.which(program, path=search_path()) is None:
             yield package
+    if purpose == "guests" and not _BOOT_LOADER.exists():
+        yield "grub-pc-bin"
     if purpose == "images" and not _KEYRING.exists():
         yield "debian-archive-keyring"
     enforced = _APPARMOR.exists() and _APPARMOR.read_text().startswith("Y")

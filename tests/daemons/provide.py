@@ -1,4 +1,4 @@
-"""Providing container daemons to a command: found or started before it, and ended after it."""
+"""Providing daemons of containers and virtual machines to a command: found or started, and ended after it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import IO
 
 from docker.errors import APIError
 
-from tests.daemons import own
+from tests.daemons import own, virtual
 from tests.daemons.endpoints import DAEMONS, VARIABLES, Unreachable, connection, find
+from tests.daemons.guests import guest
 from tests.daemons.images import IMAGES
 from tests.daemons.loading import load, missing
 from tests.daemons.objects import OWN
@@ -73,7 +74,8 @@ def _provide(ends: ExitStack) -> dict[str, str]:
         with suppress(NotInstalled):  # the tests will tell
             _install("ssh")
     absent = [daemon for daemon in DAEMONS if daemon not in addresses]
-    if absent:
+    libvirtd = _find_libvirt()
+    if absent or libvirtd is None:
         lock = ends.enter_context(_locked(own.run_directory() / "lock"))
         own.unmount_left()  # of a run that was killed
         ends.callback(own.unmount_left)
@@ -83,12 +85,50 @@ def _provide(ends: ExitStack) -> dict[str, str]:
                 addresses[daemon] = _start(daemon, holder, environment)
             except (NotInstalled, NotStarted, Unreachable, BuildError, APIError) as error:
                 _say(f"no {daemon}: {error}")
+        if libvirtd is None:
+            libvirtd = _start_libvirt(holder, ends, environment)
     for daemon, url in addresses.items():
         environment[VARIABLES[daemon]] = url
     with _locked(cache_directory() / "lock"):
         for daemon, url in addresses.items():
             _load_images(daemon, url)
+        if libvirtd is not None:
+            environment[virtual.VARIABLE] = libvirtd
+            _make_guest()
     return environment
+
+
+def _find_libvirt() -> str | None:
+    try:
+        uri = virtual.find()
+    except Unreachable:
+        return None
+    _say(f"libvirt answers at {uri}")
+    return uri
+
+
+def _start_libvirt(holder: Holder, ends: ExitStack, environment: dict[str, str]) -> str | None:
+    """Start a libvirt daemon of our own and return its URI; None where that cannot be."""
+    try:
+        _install("libvirt")
+        _say("starting libvirt")
+        uri = virtual.start(holder)
+    except (NotInstalled, NotStarted) as error:
+        _say(f"no libvirt: {error}")
+        return None
+    # Its bridges would outlast it.
+    ends.callback(virtual.clear, uri)
+    environment[OWN] = f"{environment.get(OWN, '')} libvirt".strip()
+    return uri
+
+
+def _make_guest() -> None:
+    try:
+        _install("images")
+        _install("guests")
+        guest()
+    except (NotInstalled, BuildError) as error:
+        _say(f"no guest for virtual machines: {error}")
 
 
 def _start(daemon: str, holder: Holder, environment: dict[str, str]) -> str:

@@ -1,0 +1,58 @@
+"""What of a topology a libvirt daemon cannot run, or does not do as it is declared."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from pytest_benchscale.backends.libvirt.acceleration import Acceleration
+from pytest_benchscale.errors import BenchscaleError
+from pytest_benchscale.topology import images as catalogue
+from pytest_benchscale.topology.model import NodeSpec, Topology
+
+__all__ = ["needs_way_out", "notes_on", "why_not"]
+
+_KEYS_OF_A_NEW_MACHINE = ("cloud_init", "image", "memory_mb", "vcpus", "disk_gb", "networks")
+
+
+def why_not(topology: Topology, images: Mapping[str, str]) -> Iterator[str]:
+    """Yield the reasons why virtual machines cannot be what the topology wants."""
+    for node in topology.nodes:
+        for reason in _of_existing(node) if node.existing else _of_new(node, images):
+            yield f"node {node.name!r}: {reason}"
+
+
+def notes_on(topology: Topology, acceleration: Acceleration | None) -> Iterator[str]:
+    """Yield what the user should know of how the topology is run."""
+    if acceleration is not None and acceleration.kind == "qemu":
+        yield f"guests run under emulation, which is slow: {acceleration.why}"
+    outside = {network.name for network in topology.networks if network.internet}
+    if open_ones := [node.name for node in topology.nodes if needs_way_out(node, outside)]:
+        yield (
+            f"{', '.join(open_ones)}: reaches the outside through its management interface, to install "
+            "packages"
+        )
+
+
+def needs_way_out(node: NodeSpec, outside: Collection[str]) -> bool:
+    """Return whether a node is to install packages and is on no network that leads to where they are."""
+    if node.existing or node.cloud_init is None or not node.cloud_init.packages:
+        return False
+    return not any(one.name in outside for one in node.networks)
+
+
+def _of_new(node: NodeSpec, images: Mapping[str, str]) -> Iterator[str]:
+    try:
+        catalogue.resolve(node.image, "libvirt", images)
+    except BenchscaleError as error:
+        yield str(error)
+    if node.vcpus is not None and node.vcpus != int(node.vcpus):
+        yield f"a virtual machine has whole processors, not {node.vcpus:g}"
+    for key in ("ssh", "address"):
+        if getattr(node, key) is not None:
+            yield f"{key} is for a machine that is there already, with `existing`"
+
+
+def _of_existing(node: NodeSpec) -> Iterator[str]:
+    for key in _KEYS_OF_A_NEW_MACHINE:
+        if key in node.model_fields_set and getattr(node, key):
+            yield f"{key} is for a machine that is made, and {node.existing!r} is there"

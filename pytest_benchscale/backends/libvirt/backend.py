@@ -1,0 +1,295 @@
+"""Nodes as virtual machines of a libvirt daemon, networks as its bridges.
+
+Domains and networks are transient: nothing of them outlasts a restart of their machine, and a domain ends
+with our connection. Each carries the lab's labels, volumes carry its id in their names, and only what does is
+ever removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, ClassVar
+
+import anyio
+import libvirt
+
+from pytest_benchscale.backends.base import (
+    Capability,
+    LabPlan,
+    NetworkInfo,
+    NetworkPlan,
+    NodeInfo,
+    NodePlan,
+    NodeStatus,
+    OwnedThing,
+)
+from pytest_benchscale.backends.libvirt import images, networks, owned
+from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
+from pytest_benchscale.backends.libvirt.acceleration import Acceleration, find_acceleration
+from pytest_benchscale.backends.libvirt.connection import Connection, connect
+from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
+from pytest_benchscale.backends.libvirt.lab import LibvirtLab
+from pytest_benchscale.backends.libvirt.node import LibvirtNode
+from pytest_benchscale.backends.libvirt.vigil import Vigil
+from pytest_benchscale.errors import LabError, NodeDied, NotSupported
+from pytest_benchscale.topology.addressing import IpNetwork
+from pytest_benchscale.topology.model import Topology
+from pytest_benchscale.transports.ssh.client import SshTransport
+
+__all__ = ["LibvirtBackend"]
+
+_CAPABILITIES = frozenset(
+    {
+        Capability.PAUSE,
+        Capability.STOP,
+        Capability.MEMORY_LIMIT,
+        Capability.CPU_LIMIT,
+        Capability.DISK_SIZE,
+        Capability.INTERNET,
+        Capability.CLOUD_INIT,
+        Capability.USERS,
+    }
+)
+_ENDED = GONE | {libvirt.VIR_ERR_OPERATION_INVALID}
+
+
+class LibvirtBackend:
+    """Nodes as virtual machines."""
+
+    name: ClassVar[str] = "libvirt"
+    capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
+
+    last_acceleration: ClassVar[Acceleration | None] = None
+    """What the daemon that was used last has: `notes` is asked before there is a connection."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+        self._lab: LibvirtLab | None = None
+        self._vigil: Vigil | None = None
+        self._nodes: dict[str, LibvirtNode] = {}
+
+    async def probe(self) -> str:
+        """Connect to the daemon, and find out how fast its guests would be; `open` uses the connection."""
+        connection = await self._reach()
+        with told("the daemon tells nothing of itself", "probe"):
+            found = await find_acceleration(connection, images.cache_directory())
+            version = await connection.call(connection.raw.getLibVersion)
+            qemu = await connection.call(connection.raw.getVersion)
+        type(self).last_acceleration = found
+        return f"{_dotted(version)} (QEMU {_dotted(qemu)}, {found.in_words})"
+
+    def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
+        """Return why virtual machines cannot be what the topology wants."""
+        return list(why_not(topology, images))
+
+    def notes(self, topology: Topology) -> Sequence[str]:
+        """Return how the topology is run, as far as it is not obvious."""
+        return list(notes_on(topology, type(self).last_acceleration))
+
+    async def taken_subnets(self) -> Sequence[IpNetwork]:
+        """Return the subnets of the daemon's networks, and of this machine's routes when it runs here."""
+        return [one.subnet for one in await networks.in_use(await self._reach())]
+
+    async def open(self, plan: LabPlan) -> None:
+        """Prepare storage, keys and the network by which we reach the guests; begin to listen to events."""
+        connection = await self._reach()
+        with told("the daemon tells nothing of itself", "open"):
+            acceleration = await find_acceleration(connection, images.cache_directory())
+        self._lab = LibvirtLab(connection, plan, acceleration)
+        self._vigil = Vigil(self.name, connection, self._nodes)
+        with told("the daemon sends no events", "open"):
+            await self._vigil.begin()
+        await self._lab.open()
+
+    async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
+        """Create a network on a bridge of its own, unless its subnet belongs to somebody."""
+        return await self._opened().networks.create(plan)
+
+    async def delete_network(self, name: str) -> None:
+        """Remove a network."""
+        if self._lab is not None:
+            await self._lab.networks.delete(name)
+
+    async def create_node(self, plan: NodePlan) -> NodeInfo:
+        """Create a virtual machine and wait until it is ready."""
+        lab = self._opened()
+        node = self._nodes[plan.name] = LibvirtNode(plan, lab.names.domain(plan.name))
+        await lab.create(node)
+        return node.info()
+
+    async def start_node(self, name: str) -> NodeInfo:
+        """Start a virtual machine again, with the disk that it had."""
+        node = self._node(name)
+        await self._watching()
+        if not node.is_alive:
+            await self._gone(node)
+            await self._opened().start(node)
+        return node.info()
+
+    async def stop_node(self, name: str, grace: float) -> None:
+        """Press the power button of a virtual machine, and pull the plug after `grace`."""
+        node = self._node(name)
+        before, node.status = node.status, NodeStatus.STOPPED
+        try:
+            with told(f"stop of node {name!r} failed", "stop", name):
+                await self._ask(node, "shutdown")
+            with anyio.move_on_after(grace):
+                await node.ended.wait()
+            await self._gone(node)
+        except BaseException:
+            node.status = before if not node.ended.is_set() else node.status
+            raise
+        node.lost(NodeDied(name, node.why()))
+
+    async def kill_node(self, name: str) -> None:
+        """Pull the plug of a virtual machine."""
+        node = self._node(name)
+        before, node.status = node.status, NodeStatus.STOPPED
+        try:
+            await self._gone(node)
+        except BaseException:
+            node.status = before if not node.ended.is_set() else node.status
+            raise
+        node.lost(NodeDied(name, node.why()))
+
+    async def pause_node(self, name: str) -> None:
+        """Freeze a virtual machine's processors."""
+        node = self._node(name)
+        with told(f"pause of node {name!r} failed", "pause", name):
+            await self._ask(node, "suspend")
+        node.status = NodeStatus.PAUSED if node.is_alive else node.status
+
+    async def resume_node(self, name: str) -> None:
+        """Let a frozen virtual machine go on."""
+        node = self._node(name)
+        with told(f"resume of node {name!r} failed", "resume", name):
+            await self._ask(node, "resume")
+        node.status = NodeStatus.RUNNING if node.is_alive else node.status
+
+    async def delete_node(self, name: str) -> None:
+        """Remove a virtual machine with its disks."""
+        node = self._nodes.get(name)
+        if node is None:
+            return
+        node.status = NodeStatus.STOPPED if node.is_alive else node.status
+        node.lost(NodeDied(name, "it was removed"))
+        await self._gone(node)
+        await self._opened().delete(node)
+        self._nodes.pop(name, None)
+
+    async def get_node(self, name: str) -> NodeInfo:
+        """Return the node's state; its end is noticed when it happens, not when asked."""
+        await self._watching()
+        return self._node(name).info()
+
+    async def list_nodes(self) -> Sequence[NodeInfo]:
+        """Return the state of every node."""
+        await self._watching()
+        return [node.info() for node in self._nodes.values()]
+
+    def transport(self, name: str) -> SshTransport:
+        """Return the way into a running node."""
+        node = self._node(name)
+        if node.transport is None or not node.is_alive:
+            raise NodeDied(name, node.why())
+        return node.transport
+
+    async def logs(self, name: str, *, timestamps: bool = False) -> str:
+        """Return what the node has written to its serial console."""
+        if timestamps:
+            raise NotSupported(self.name, Capability.LOG_TIMES)
+        return await self._opened().log(self._node(name))
+
+    async def links(self, name: str) -> Mapping[str, str]:
+        """Return the tap devices of a node on the daemon's machine."""
+        lab, node = self._opened(), self._node(name)
+        if not lab.connection.is_local:
+            raise NotSupported(
+                self.name,
+                Capability.CONDITIONS,
+                details=f"the daemon at {lab.connection.uri} is on another machine",
+                resolution="use a daemon on this machine",
+            )
+        return lab.taps(node.plan)
+
+    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+        """Return the domains, networks and volumes of a run."""
+        with told("what the run has cannot be listed", "list"):
+            return await owned.of_run(await self._reach(), owner)
+
+    async def close(self) -> None:
+        """Remove what is left of the lab, also what no call has told of, and leave the daemon."""
+        connection, lab = self._connection, self._lab
+        if self._vigil is not None:
+            self._vigil.end()
+        if connection is None:
+            return
+        with ExitStack() as last:
+            if lab is not None:
+                for node in self._nodes.values():
+                    node.lost(NodeDied(node.plan.name, "its lab is closed"))
+                last.callback(lab.keys.close)
+                await lab.remove_all()
+            self._nodes.clear()
+            self._lab = self._connection = None
+        await connection.aclose()
+
+    # --- shared ---
+
+    async def _reach(self) -> Connection:
+        if self._connection is None:
+            self._connection = await connect(self.name)
+        return self._connection
+
+    async def _watching(self) -> None:
+        if self._vigil is not None:
+            await self._vigil.require()
+
+    def _opened(self) -> LibvirtLab:
+        if self._lab is None:
+            raise LabError("the lab is not open", step="open")
+        return self._lab
+
+    def _node(self, name: str) -> LibvirtNode:
+        try:
+            return self._nodes[name]
+        except KeyError:
+            raise LabError(f"there is no node {name!r} in this lab", node=name) from None
+
+    async def _ask(self, node: LibvirtNode, method: str) -> None:
+        """Ask for a change of a domain's state; that it has ended already is no error."""
+        connection = self._opened().connection
+
+        def ask() -> None:
+            getattr(connection.raw.lookupByName(node.domain), method)()
+
+        try:
+            await connection.call(ask)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _ENDED:
+                raise
+
+    async def _gone(self, node: LibvirtNode) -> None:
+        """End the domain, if it runs; return when nothing of it is there."""
+        connection = self._opened().connection
+
+        def destroy() -> Any:
+            connection.raw.lookupByName(node.domain).destroy()
+
+        try:
+            await connection.call(destroy)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in _ENDED:
+                raise explain(
+                    error,
+                    f"node {node.plan.name!r} could not be ended",
+                    "kill",
+                    node.plan.name,
+                ) from error
+        node.ended.set()
+
+
+def _dotted(version: int) -> str:
+    """Return libvirt's number of a version, such as 9000000, as 9.0.0."""
+    return f"{version // 1_000_000}.{version // 1000 % 1000}.{version % 1000}"

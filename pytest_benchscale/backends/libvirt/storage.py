@@ -1,0 +1,256 @@
+"""Disks as volumes of a storage pool of the daemon's, so that it may be on another machine.
+
+An image is uploaded once and stays in the pool, under the hash of its content: the base of the disks of all
+labs. What a lab writes is in volumes of its own. Who uploads holds a lock of this machine's user; a volume
+beside the base says that it is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, SubElement, fromstring, tostring
+
+import libvirt
+
+from pytest_benchscale.backends.base import Progress
+from pytest_benchscale.backends.libvirt.connection import Connection
+from pytest_benchscale.backends.libvirt.failures import GONE, told
+from pytest_benchscale.backends.libvirt.images import Image
+from pytest_benchscale.backends.libvirt.naming import lab_of_volume
+
+__all__ = ["Base", "Storage"]
+
+_POOL = "default"
+_OWN_POOL = "benchscale"
+_OWN_DIRECTORY = "/var/lib/libvirt/images/benchscale"
+_CHUNK = 1 << 20
+
+
+class Base(NamedTuple):
+    """An image in the pool."""
+
+    path: str
+    format: str
+
+
+class Storage:
+    """The pool, and what a lab has in it."""
+
+    def __init__(self, connection: Connection, pool: Any, directory: str) -> None:
+        self._connection = connection
+        self._pool = pool
+        self.directory = directory
+        """Where the pool's files are, on the daemon's machine."""
+
+    @classmethod
+    async def open(cls, connection: Connection) -> Storage:
+        """Use the pool `default` where there is one and it runs; else one of our own.
+
+        Raises:
+            LabError: there is none, and none can be made.
+        """
+        with told("there is no storage pool for disks", "storage"):
+            pool, directory = await connection.call(_find_pool, connection)
+        return cls(connection, pool, directory)
+
+    async def base(self, image: Image, locks: Path, progress: Progress | None) -> Base:
+        """Return an image as it is in the pool, uploaded when it is not.
+
+        Raises:
+            LabError: that failed.
+        """
+        with told(f"the image {image.path} cannot be brought into the storage pool", "image"):
+            return await self._connection.call(self._provide_base, image, locks, _telling(progress))
+
+    async def overlay(self, name: str, base: Base, size: int, node: str) -> str:
+        """Create a disk of `size` bytes that begins as its base; return its path."""
+        with told(f"the disk of node {node!r} cannot be made", "disk", node):
+            return await self._connection.call(self._create, name, "qcow2", size, base)
+
+    async def write(self, name: str, content: bytes, node: str) -> str:
+        """Create a volume with this content; return its path."""
+        with told(f"the seed of node {node!r} cannot be made", "seed", node):
+            return await self._connection.call(self._write, name, content)
+
+    async def empty(self, name: str, node: str) -> str:
+        """Create an empty file, for QEMU to write to; return its path."""
+        with told(f"the console of node {node!r} cannot be made", "console", node):
+            return await self._connection.call(self._create, name, "raw", 0, None)
+
+    async def read(self, path: str) -> bytes:
+        """Return the content of a file of the pool's, however it came there; none where there is none.
+
+        Raises:
+            libvirt.libvirtError: it cannot be read.
+        """
+        return await self._connection.call(self._read, path)
+
+    async def delete(self, name: str) -> None:
+        """Delete a file of the pool's, if it is there.
+
+        Raises:
+            libvirt.libvirtError: it cannot be deleted.
+        """
+        await self._connection.call(self._delete, name)
+
+    async def delete_all(self, prefix: str) -> None:
+        """Delete every file whose name begins so."""
+        await self._connection.call(self._delete_all, prefix)
+
+    async def owned(self, run: str) -> list[tuple[str, str]]:
+        """Return the volumes of a run, each with its lab."""
+        names = await self._connection.call(self._names)
+        found = [(name, lab_of_volume(name, run)) for name in names]
+        return [(name, lab) for name, lab in found if lab is not None]
+
+    # --- in a thread ---
+
+    def _provide_base(self, image: Image, locks: Path, tell: Progress) -> Base:
+        name = f"benchscale-base-{image.sha256[:32]}"
+        base = Base(f"{self.directory}/{name}", image.format)
+        with _locked(locks / f"{name}.lock"):
+            known = set(self._names())
+            if {name, f"{name}.complete"} <= known:
+                return base
+            for left in {name, f"{name}.complete"} & known:  # an upload that was cut short
+                self._delete(left)
+            tell(f"bringing {image.path.name} into the storage pool")
+            volume = self._pool.createXML(_volume_xml(name, image.format, image.virtual_size), 0)
+            stream = self._connection.raw.newStream(0)
+            volume.upload(stream, 0, image.size, 0)
+            with image.path.open("rb") as file:
+                _send(stream, file)
+            self._create(f"{name}.complete", "raw", 0, None)
+        return base
+
+    def _create(self, name: str, kind: str, size: int, base: Base | None) -> str:
+        volume = self._pool.createXML(_volume_xml(name, kind, size, base), 0)
+        return str(volume.path())
+
+    def _write(self, name: str, content: bytes) -> str:
+        volume = self._pool.createXML(_volume_xml(name, "raw", len(content)), 0)
+        stream = self._connection.raw.newStream(0)
+        volume.upload(stream, 0, len(content), 0)
+        for start in range(0, len(content), _CHUNK):
+            _send_all(stream, content[start : start + _CHUNK])
+        stream.finish()
+        return str(volume.path())
+
+    def _read(self, path: str) -> bytes:
+        with suppress(OSError):  # on another machine, or not ours to read
+            if self._connection.is_local:
+                return Path(path).read_bytes()
+        try:
+            volume = self._pool.storageVolLookupByName(path.rpartition("/")[2])
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in GONE:
+                return b""
+            raise
+        stream = self._connection.raw.newStream(0)
+        volume.download(stream, 0, 0, 0)
+        pieces = []
+        while piece := stream.recv(_CHUNK):
+            pieces.append(piece)
+        stream.finish()
+        return b"".join(pieces)
+
+    def _delete(self, name: str) -> None:
+        try:
+            self._pool.storageVolLookupByName(name).delete(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in GONE:
+                raise
+
+    def _delete_all(self, prefix: str) -> None:
+        for name in self._names():
+            if name.startswith(prefix):
+                self._delete(name)
+
+    def _names(self) -> list[str]:
+        return [str(name) for name in self._pool.listVolumes()]
+
+
+def _find_pool(connection: Connection) -> tuple[Any, str]:
+    for name in (_POOL, _OWN_POOL):
+        try:
+            pool = connection.raw.storagePoolLookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in GONE:
+                raise
+            continue
+        root = fromstring(pool.XMLDesc(0))  # noqa: S314  the daemon's own words
+        if pool.isActive() and root.get("type") == "dir":
+            return pool, root.findtext("target/path", "")
+    pool = _make_pool(connection)
+    return pool, fromstring(pool.XMLDesc(0)).findtext("target/path", "")  # noqa: S314  as above
+
+
+def _make_pool(connection: Connection) -> Any:
+    """Make a pool that lasts as long as the daemon runs; its directory stays, with the bases in it."""
+    root = Element("pool", {"type": "dir"})
+    SubElement(root, "name").text = _OWN_POOL
+    directory = _OWN_DIRECTORY
+    if connection.raw.getURI().partition("?")[0].endswith("/session"):
+        data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
+        directory = f"{data}/libvirt/images/benchscale"
+    SubElement(SubElement(root, "target"), "path").text = directory
+    xml = tostring(root, encoding="unicode")
+    try:
+        return connection.raw.storagePoolCreateXML(xml, libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
+    except libvirt.libvirtError:
+        with suppress(libvirt.libvirtError):  # another lab made it at this moment
+            return connection.raw.storagePoolLookupByName(_OWN_POOL)
+        raise
+
+
+def _volume_xml(name: str, kind: str, size: int, base: Base | None = None) -> str:
+    root = Element("volume")
+    SubElement(root, "name").text = name
+    SubElement(root, "capacity").text = str(size)
+    SubElement(root, "allocation").text = "0"
+    target = SubElement(root, "target")
+    SubElement(target, "format", {"type": kind})
+    if base is not None:
+        backing = SubElement(root, "backingStore")
+        SubElement(backing, "path").text = base.path
+        SubElement(backing, "format", {"type": base.format})
+    return tostring(root, encoding="unicode")
+
+
+def _send(stream: Any, file: Any) -> None:
+    try:
+        while piece := file.read(_CHUNK):
+            _send_all(stream, piece)
+    except BaseException:
+        stream.abort()
+        raise
+    stream.finish()
+
+
+def _send_all(stream: Any, data: bytes) -> None:
+    while data:
+        data = data[stream.send(data) :]
+
+
+def _telling(progress: Progress | None) -> Progress:
+    """Return what tells of progress from another thread."""
+    loop = asyncio.get_running_loop()
+    return lambda line: None if progress is None else _tell(loop, progress, line)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, progress: Progress, line: str) -> None:
+    loop.call_soon_threadsafe(progress, line)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

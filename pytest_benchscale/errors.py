@@ -11,6 +11,8 @@
     ├── CommandTimeout       a command outlived its deadline: the result so far
     └── WaitTimeout          a wait outlived its deadline: the last state seen
 
+`GuestWarning` is a warning, not an error.
+
 Each says what happened (`brief`), what is known about it (`details`) and what to do (`resolution`);
 `str(error)` is the three of them, one below the other.
 """
@@ -32,6 +34,7 @@ __all__ = [
     "BenchscaleError",
     "CommandFailed",
     "CommandTimeout",
+    "GuestWarning",
     "LabError",
     "NodeDied",
     "NotSupported",
@@ -209,3 +212,7 @@ class WaitTimeout(BenchscaleError):
         self.timeout = timeout
         self.last_state = last_state
         self.node = node
+
+
+class GuestWarning(UserWarning):
+    """A guest is ready, and complained of something on the way."""

@@ -1,0 +1,187 @@
+"""What is asked inside a guest about its boot, with no more than a shell, and what it answers.
+
+cloud-init keeps the state of its stages in /run/cloud-init/status.json, written at the beginning and at the
+end of each, and writes result.json when the last one is over (cloudinit/cmd/main.py, status_wrapper).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.transports.base import Command
+
+__all__ = ["Diagnosis", "Status", "diagnosis_command", "waiting_command"]
+
+# One command waits for all: an emulated guest pays dearly for each one that starts. In the loop nothing is
+# started but the sleep, and now and then systemctl, for a stage that died and wrote nothing.
+_WAIT = """\
+looks=$1; shift
+at=/run/cloud-init
+read -r id </proc/sys/kernel/random/boot_id
+echo "boot $id"
+pause() {
+    looks=$((looks - 1))
+    [ $looks -gt 0 ] || exit 1
+    sleep 0.2
+}
+status() {
+    echo status
+    [ ! -r $at/status.json ] || cat $at/status.json
+    echo
+    echo end
+}
+look() {
+    while IFS= read -r line; do
+        case $line in
+        *'"errors": ['*']'*) ;;
+        *'"errors": ['*) status; echo error; exit 0;;
+        *'"stage": "'*)
+            now=${line#*'"stage": "'}; now=${now%%\\"*}
+            [ "$now" = "$stage" ] || echo "stage $now"
+            stage=$now;;
+        esac
+    done <$at/status.json
+}
+crashed() {
+    command -v systemctl >/dev/null || return 1
+    for unit in cloud-init-local cloud-init cloud-init-network cloud-init-main cloud-config cloud-final; do
+        set -- "$@" $unit.service
+    done
+    systemctl --quiet is-failed "$@"
+}
+has() {
+    case $1 in
+    *.*)
+        while read -r sign one kind; do
+            case $sign in
+            '|--') leaf=$one;;
+            /32) if [ "$leaf $one $kind" = "$1 host LOCAL" ]; then return 0; fi;;
+            esac
+        done </proc/net/fib_trie;;
+    *)
+        [ -r /proc/net/if_inet6 ] || return 1
+        while read -r one _ _ _ flags _; do
+            if [ "$one" = "$1" ] && [ $((0x$flags & 0x40)) = 0 ]; then return 0; fi
+        done </proc/net/if_inet6;;
+    esac
+    return 1
+}
+stage=
+if [ -e $at/disabled ]; then echo disabled; exit 0; fi
+if [ ! -d $at ] && ! command -v cloud-init >/dev/null; then echo none; exit 0; fi
+while [ ! -e $at/result.json ]; do
+    [ ! -r $at/status.json ] || look
+    if [ $((looks % 7)) = 0 ] && [ ! -e $at/result.json ] && crashed; then
+        status; echo crashed; exit 0
+    fi
+    pause
+done
+state=
+command -v systemctl >/dev/null && state=$(systemctl is-system-running 2>/dev/null)
+if [ "$state" = stopping ] || [ -e /run/systemd/shutdown/scheduled ]; then
+    echo stopping
+    while :; do pause; done
+fi
+status
+for address; do
+    if ! has $address; then
+        echo "address $address"
+        until has $address; do pause; done
+    fi
+done
+echo done
+"""
+_LOOKS_PER_SECOND = 5
+
+# A stage that failed to begin with may have left nothing but the journal.
+_DIAGNOSE = """\
+df -Pk / | { read -r _; read -r _ size _ free _; echo "$size $free"; }
+if [ -s /var/log/cloud-init-output.log ]; then
+    echo "the end of /var/log/cloud-init-output.log:"
+    tail -n 30 /var/log/cloud-init-output.log
+elif command -v journalctl >/dev/null; then
+    echo "the end of its journal about cloud-init:"
+    journalctl --no-pager -o cat -n 30 -u 'cloud-*'
+fi 2>&1
+"""
+
+
+def waiting_command(seconds: float, addresses: Iterable[IpAddress]) -> Command:
+    """Return what waits until cloud-init is through and the addresses are there, `seconds` at the most.
+
+    It writes lines: `boot ID`; `stage NAME` for each stage that it sees; `address ADDRESS` for the one
+    that it waits for; the content of status.json between `status` and `end`; and at last `done`, `none`,
+    `disabled`, `error` or `crashed`. `stopping` means that the guest goes down; nothing comes after it.
+    """
+    looks = max(1, round(seconds * _LOOKS_PER_SECOND))
+    written = [_as_the_kernel_writes(one) for one in addresses]
+    return Command(("/bin/sh", "-c", _WAIT, "benchscale-ready", str(looks), *written))
+
+
+def _as_the_kernel_writes(address: IpAddress) -> str:
+    return str(address) if address.version == 4 else address.packed.hex()
+
+
+def diagnosis_command() -> Command:
+    """Return what tells why cloud-init failed; see `Diagnosis`."""
+    return Command(("/bin/sh", "-c", _DIAGNOSE))
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """How full the guest's disk is, in MiB (None: not known), and the end of cloud-init's output."""
+
+    size: int | None
+    free: int | None
+    output: str
+
+    @classmethod
+    def parse(cls, text: str) -> Diagnosis:
+        """Read what `diagnosis_command` wrote."""
+        first, _, rest = text.partition("\n")
+        words = first.split()
+        if len(words) == 2 and all(word.isdecimal() for word in words):
+            size, free = (int(word) // 1024 for word in words)
+            return cls(size, free, rest.strip())
+        return cls(None, None, text.strip())
+
+    @property
+    def is_disk_full(self) -> bool:
+        """Whether nothing fits on the disk any more."""
+        return self.free == 0 or "No space left on device" in self.output
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What cloud-init says of itself: (stage, what went wrong), fatal and not."""
+
+    errors: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Status:
+        """Read status.json, which may be missing or cut off."""
+        try:
+            stages = json.loads(text)["v1"]
+            return cls(tuple(_errors(stages)), tuple(_warnings(stages)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls()
+
+
+def _errors(stages: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, stage in stages.items():
+        if isinstance(stage, dict):
+            for error in stage.get("errors") or ():
+                yield name, str(error)
+
+
+def _warnings(stages: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, stage in stages.items():
+        if isinstance(stage, dict):
+            for level, messages in (stage.get("recoverable_errors") or {}).items():
+                for message in messages:
+                    yield name, f"{level}: {message}"

@@ -1,0 +1,96 @@
+"""Finding out what answers at an address, without waiting for the kernel's patience with a silent one."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+__all__ = ["POLL", "Door", "Knocker"]
+
+POLL = 0.2
+"""Seconds between two looks at a guest that is not ready yet."""
+
+_CONNECT_SECONDS = 3.0  # an attempt without an answer until then gets none
+_BANNER_SECONDS = 15.0
+_BANNER = b"SSH-"
+
+
+class Door(Enum):
+    """What answers at an address."""
+
+    NONE = "nothing"
+    CLOSED = "a machine without an sshd"
+    OPEN = "an sshd"
+
+
+class Knocker:
+    """Knocks at one address and port. `met` tells what came of it last."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.met = "nothing has answered yet"
+        self._wanted: frozenset[Door] = frozenset()
+        self._found: asyncio.Future[Door] | None = None
+        self._connected = 0
+
+    async def until(self, *wanted: Door) -> Door:
+        """Knock until one of these answers, and return it.
+
+        A machine that is not there yet leaves an attempt without an answer, and the kernel repeats it
+        more and more seldom. So there is a new one every `POLL` seconds while the older ones go on; but
+        none beside one that has a connection, since an sshd takes few that have not logged in.
+        """
+        self._wanted = frozenset(wanted)
+        self._found = asyncio.get_running_loop().create_future()
+        attempts: set[asyncio.Task[None]] = set()
+        try:
+            while not self._found.done():
+                if not self._connected:
+                    attempt = asyncio.create_task(self._knock())
+                    attempts.add(attempt)
+                    attempt.add_done_callback(attempts.discard)
+                await asyncio.wait([self._found], timeout=POLL)
+            return self._found.result()
+        finally:
+            remaining = list(attempts)
+            for attempt in remaining:
+                attempt.cancel()
+            await asyncio.gather(*remaining, return_exceptions=True)
+
+    async def _knock(self) -> None:
+        door, met = await self._answer()
+        self.met = met
+        if door in self._wanted and self._found is not None and not self._found.done():
+            self._found.set_result(door)
+
+    async def _answer(self) -> tuple[Door, str]:
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                reader, writer = await asyncio.open_connection(self.host, self.port)
+        except ConnectionRefusedError:
+            return Door.CLOSED, "the machine is there, and no sshd listens yet"
+        except TimeoutError:
+            return Door.NONE, "nothing answered"
+        except OSError as error:
+            return Door.NONE, error.strerror or str(error)
+        self._connected += 1
+        try:
+            return await self._greeting(reader)
+        finally:
+            self._connected -= 1
+            writer.transport.abort()
+
+    async def _greeting(self, reader: asyncio.StreamReader) -> tuple[Door, str]:
+        try:
+            async with asyncio.timeout(_BANNER_SECONDS):
+                banner = await reader.read(len(_BANNER))
+        except TimeoutError:
+            return Door.CLOSED, f"something listens and said nothing for {_BANNER_SECONDS:g} s"
+        except OSError as error:
+            return Door.CLOSED, f"the connection was cut: {error.strerror or error}"
+        if not banner:
+            return Door.CLOSED, "the connection was closed at once"
+        if not _BANNER.startswith(banner):
+            return Door.CLOSED, f"what listens is no sshd: it says {banner!r}"
+        return Door.OPEN, "an sshd listens"

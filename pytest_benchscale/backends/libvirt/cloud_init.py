@@ -36,6 +36,17 @@ _FORWARD_NOW = """\
 echo 1 >/proc/sys/net/ipv4/ip_forward
 if [ -e /proc/sys/net/ipv6 ]; then echo 1 >/proc/sys/net/ipv6/conf/all/forwarding; fi
 """
+# Without resolvconf, ifupdown tells the resolver nothing; nor does networkd without systemd-resolved.
+_RESOLVER = """\
+at=/etc/resolv.conf
+if command -v ifup >/dev/null; then
+    command -v resolvconf >/dev/null && exit 0
+elif [ -e $at ] || [ -L $at ]; then
+    exit 0
+fi
+cat >$at <<END
+{told}END
+"""
 # pam_env takes a line as it is, but for quotes around the value and what follows a #.
 _UNSPEAKABLE = re.compile(r"[\n\r#\0]")
 
@@ -280,17 +291,12 @@ def _at_each_boot(
     plan: NodePlan, management: Management, nameservers: Sequence[IpAddress]
 ) -> list[list[str]]:
     """Return commands for what is not kept, or not done by all tools that set networks up."""
-    scripts = []
-    if plan.forwards:
-        scripts.append(_FORWARD_NOW)
-    routes = [*plan.routes, *_management_default(plan, management)]
-    lines = [f"ip route replace {one.destination} via {one.via}" for one in routes]
-    if nameservers:
-        text = "".join(f"nameserver {one}\\n" for one in nameservers)
-        lines.append(
-            f"command -v resolvconf >/dev/null || printf '{text}' >/etc/resolv.conf",
-        )
-    if lines:
+    scripts = [_FORWARD_NOW] if plan.forwards else []
+    if routes := [*plan.routes, *_management_default(plan, management)]:
         # What cloud-init has ifupdown do for a route takes the old `route`, and fails without a word.
-        scripts.append("command -v ifup >/dev/null || exit 0; " + "; ".join(lines))
+        lines = [f"ip route replace {one.destination} via {one.via}" for one in routes]
+        scripts.append("\n".join(["command -v ifup >/dev/null || exit 0", *lines]))
+    if nameservers:
+        told = "".join(f"nameserver {one}\n" for one in nameservers)
+        scripts.append(_RESOLVER.format(told=told))
     return [["sh", "-c", script] for script in scripts]

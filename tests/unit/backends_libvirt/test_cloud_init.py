@@ -269,6 +269,10 @@ def test_a_management_interface_with_an_address_asks_nobody() -> None:
 
 def test_name_servers_are_on_the_interface_that_reaches_them() -> None:
     servers = (ip_address("10.1.0.1"), ip_address("192.168.99.1"))
-    ethernets = _ethernets(_plan(), nameservers=servers)
+    told = _documents(_plan(), nameservers=servers)
+    ethernets = told["network-config"]["ethernets"]
     assert ethernets["eth0"]["nameservers"] == {"addresses": ["10.1.0.1"]}
     assert ethernets["mgmt0"]["nameservers"] == {"addresses": ["192.168.99.1"]}
+    # What sets the network up does not tell the resolver everywhere.
+    [[*_, script]] = told["user-data"]["bootcmd"]
+    assert "nameserver 10.1.0.1\nnameserver 192.168.99.1\nEND" in script

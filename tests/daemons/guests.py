@@ -21,7 +21,7 @@ from tests.daemons.images import root_hash
 from tests.daemons.packages import search_path
 from tests.daemons.roots import BuildError, cache_directory, tarball
 
-__all__ = ["GuestDisk", "cached_guest", "guest"]
+__all__ = ["GuestDisk", "cached_guest", "guest", "guest_path"]
 
 _SECTOR = 512
 _FIRST_SECTOR = 2048  # of the partition: before it is room for the boot loader
@@ -55,6 +55,11 @@ def cached_guest() -> GuestDisk | None:
     """Return the guest if it was made before."""
     made = _where()
     return made if made.disk.exists() else None
+
+
+def guest_path() -> Path:
+    """Return where the guest's disk is, once it was made."""
+    return _where().disk
 
 
 def guest() -> GuestDisk:

@@ -53,11 +53,30 @@ _PYTHON_LIBRARIES = (
     *("liblzma.so.5*", "libuuid.so.1*", "libcrypt.so.1*"),
 )
 
+# Under emulation each unit of a guest costs a tenth of a second and more, and each stage of cloud-init four.
 _UNUSED_UNITS = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
-    *("e2scrub_reap.service", "fstrim.timer", "getty@tty1.service", "systemd-pstore.service"),
+    *("e2scrub_reap.service", "fstrim.timer", "getty.target", "systemd-pstore.service"),
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount"),
+    *("sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount"),
+    *("modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service"),
+    *("modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@loop.service"),
+    *("systemd-binfmt.service", "systemd-update-utmp.service", "systemd-rfkill.socket"),
+    *("systemd-update-utmp-runlevel.service", "systemd-network-generator.service"),
+    *("cloud-init-hotplugd.socket", "blk-availability.service", "cron.service"),
     "systemd-networkd-wait-online.service",  # who needs the network waits for it
 )
+
+# Those of cloud-init's steps that a topology file can ask for, and what a machine needs besides.
+_CLOUD_INIT = """\
+datasource_list: [NoCloud, None]
+locale: false
+cloud_init_modules: [bootcmd, write-files, growpart, resizefs, set_hostname, users-groups, ssh]
+cloud_config_modules: [set-passwords, runcmd]
+cloud_final_modules:
+  [package-update-upgrade-install, write-files-deferred, scripts-user, final-message]
+"""
+_POWER_BUTTON = "event=button/power\naction=/sbin/poweroff\n"
 
 # What finds the root of a guest: nothing else belongs into its initramfs.
 _SMALL_INITRAMFS = r"MODULES=list\nBUSYBOX=n\nCOMPRESS=lz4\n"
@@ -112,7 +131,7 @@ ROOTS: Mapping[str, Root] = {
     # A whole machine: kernel, systemd and cloud-init; `guests` makes a disk of it.
     "guest": Root(
         packages=(
-            *("linux-image-cloud-amd64", "initramfs-tools", "lz4", "systemd-sysv", "dbus", "udev"),
+            *("linux-image-cloud-amd64", "initramfs-tools", "lz4", "systemd-sysv", "udev", "acpid"),
             *("kmod", "e2fsprogs", "fdisk", "cloud-init", "cloud-guest-utils", "openssh-server"),
             *("sudo", "iproute2", "iputils-ping", "procps", "curl", "python3", "usr-is-merged"),
         ),
@@ -128,7 +147,10 @@ ROOTS: Mapping[str, Root] = {
             'echo "/dev/vda1 / ext4 errors=remount-ro,noatime 0 1" >"$1"/etc/fstab',
             'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
             f'chroot "$1" systemctl mask {" ".join(_UNUSED_UNITS)}',
-            "echo 'datasource_list: [NoCloud, None]' >\"$1\"/etc/cloud/cloud.cfg.d/90-guest.cfg",
+            f"printf '{_CLOUD_INIT}' >\"$1\"/etc/cloud/cloud.cfg.d/90-guest.cfg",
+            f"printf '{_POWER_BUTTON}' >\"$1\"/etc/acpi/events/powerbtn-acpi-support",
+            # It checks its own files with that at every stage; without, it goes on.
+            'rm -rf "$1"/usr/lib/python3/dist-packages/jsonschema',
             *(f'rm -rf "$1"/usr/lib/python3.*/{name}' for name in _UNUSED_PYTHON),
         ),
     ),

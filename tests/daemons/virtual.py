@@ -33,8 +33,8 @@ log_outputs = "3:stderr"
 """
 
 # With a /run/libvirt and an /etc/libvirt of its own: it knows nothing of what the machine's daemon has, and
-# that one nothing of it. Its /dev/kvm is as udev makes it: where none has set the group, libvirt finds at every
-# start of a guest that what it knows of QEMU is out of date, and that costs four seconds.
+# that one nothing of it. Its /dev/kvm is as udev makes it: where none has set the group, what libvirt knows
+# of QEMU counts as out of date at every start of a guest, and to find it out again takes four seconds.
 _SCRIPT = """\
 set -e
 mount -t tmpfs none /run/libvirt

@@ -1,8 +1,8 @@
 """Whether the processor runs guests itself, or QEMU has to do all of it.
 
 That /dev/kvm is there says little: on some machines a guest on it hardly gets on. So a guest is run on it,
-whose firmware finds nothing to boot and starts the machine again, which ends it. KVM is used only when it does
-that about as fast as emulation does.
+whose firmware finds nothing to boot and starts the machine again, which ends it. KVM is used only when it
+does that about as fast as emulation does.
 """
 
 from __future__ import annotations

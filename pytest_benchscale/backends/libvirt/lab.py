@@ -61,7 +61,7 @@ class LibvirtLab:
         with told("the daemon tells nothing of its machine", "open"):
             _, memory_mb, cpus, *_ = await self.connection.call(self.connection.raw.getInfo)
         self._check_memory(memory_mb)
-        emulated = self._acceleration.kind == "qemu"
+        emulated = self._is_emulated
         self._boots = asyncio.Semaphore(max(2, cpus if emulated else cpus * _BOOTS_PER_CPU))
         made = [node for node in self._plan.nodes if node.spec.existing is None]
         if made:
@@ -223,6 +223,7 @@ class LibvirtLab:
             node.death,
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
+            needs_cloud_init=node.plan.spec.cloud_init is not None,
         )
         await until_ready(
             guest, deadlines=Deadlines().scaled(self._scale), progress=self._plan.progress
@@ -230,7 +231,11 @@ class LibvirtLab:
 
     @property
     def _scale(self) -> float:
-        return self._plan.timeout_scale * (_EMULATION if self._acceleration.kind == "qemu" else 1)
+        return self._plan.timeout_scale * (_EMULATION if self._is_emulated else 1)
+
+    @property
+    def _is_emulated(self) -> bool:
+        return self._acceleration.kind == "qemu"
 
     def _way_out(self, plan: NodePlan) -> bool:
         outside = {network.name for network in self._plan.networks if network.internet}

@@ -24,7 +24,7 @@ _FATAL: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"Kernel panic - not syncing: (.*)"), "its kernel panicked"),
     (re.compile(r"end Kernel panic"), "its kernel panicked"),
     (re.compile(r"ALERT! +(.*does not exist.*)"), "its root file system is not there"),
-    (re.compile(r"Gave up waiting for (root .*)"), "its root file system is not there"),
+    (re.compile(r"Gave up waiting for root "), "its root file system is not there"),
     (
         re.compile(r"(?:You are in|Entering|Reached target) emergency(?: mode|\.target)"),
         _EMERGENCY,
@@ -41,6 +41,7 @@ _COMPLAINT = re.compile(
     r"cloud-init.*(?:\[WARNING\]|\[ERROR\]|\[CRITICAL\]|Traceback|failed)|Dependency failed"
 )
 _MOST_COMPLAINTS = 8
+_NOISE = re.compile(r"^\s*$|cloud-init.* ci-info: ")  # its tables of addresses and keys
 
 
 class Console:
@@ -57,8 +58,8 @@ class Console:
         return plain(self._read(0, -1))
 
     def tail(self, lines: int = 20) -> str:
-        """Return its last lines that are not empty."""
-        kept = [line.rstrip() for line in self.text().splitlines() if line.strip()]
+        """Return its last lines that tell something."""
+        kept = [line.rstrip() for line in self.text().splitlines() if not _NOISE.search(line)]
         return "\n".join(kept[-lines:])
 
     def complaints(self) -> list[str]:

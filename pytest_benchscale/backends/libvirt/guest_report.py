@@ -38,13 +38,26 @@ look() {
     while IFS= read -r line; do
         case $line in
         *'"errors": ['*']'*) ;;
-        *'"errors": ['*) status; echo error; exit 0;;
+        *'"errors": ['*) finding=error;;
         *'"stage": "'*)
             now=${line#*'"stage": "'}; now=${now%%\\"*}
             [ "$now" = "$stage" ] || echo "stage $now"
             stage=$now;;
         esac
     done <$at/status.json
+}
+going_down() {
+    [ ! -e /run/systemd/shutdown/scheduled ] || return 0
+    command -v systemctl >/dev/null || return 1
+    case $(systemctl is-system-running 2>/dev/null) in
+    stopping|unknown|'') return 0;;
+    esac
+    return 1
+}
+await_reboot() {
+    going_down || return 0
+    echo stopping
+    while going_down; do pause; done
 }
 crashed() {
     command -v systemctl >/dev/null || return 1
@@ -74,18 +87,15 @@ stage=
 if [ -e $at/disabled ]; then echo disabled; exit 0; fi
 if [ ! -d $at ] && ! command -v cloud-init >/dev/null; then echo none; exit 0; fi
 while [ ! -e $at/result.json ]; do
+    finding=
     [ ! -r $at/status.json ] || look
-    if [ $((looks % 7)) = 0 ] && [ ! -e $at/result.json ] && crashed; then
-        status; echo crashed; exit 0
-    fi
+    if [ $((looks % 7)) = 0 ] && [ ! -e $at/result.json ] && crashed; then finding=crashed; fi
+    # A machine that goes down ends cloud-init, which is no failure of its.
+    if [ "$finding" ] && ! going_down; then status; echo $finding; exit 0; fi
+    [ -z "$finding" ] || await_reboot
     pause
 done
-state=
-command -v systemctl >/dev/null && state=$(systemctl is-system-running 2>/dev/null)
-if [ "$state" = stopping ] || [ -e /run/systemd/shutdown/scheduled ]; then
-    echo stopping
-    while :; do pause; done
-fi
+await_reboot
 status
 for address; do
     if ! has $address; then
@@ -102,7 +112,7 @@ _DIAGNOSE = """\
 df -Pk / | { read -r _; read -r _ size _ free _; echo "$size $free"; }
 if [ -s /var/log/cloud-init-output.log ]; then
     echo "the end of /var/log/cloud-init-output.log:"
-    tail -n 30 /var/log/cloud-init-output.log
+    grep -v '^ci-info: ' /var/log/cloud-init-output.log | tail -n 30
 elif command -v journalctl >/dev/null; then
     echo "the end of its journal about cloud-init:"
     journalctl --no-pager -o cat -n 30 -u 'cloud-*'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from enum import Enum
 
 __all__ = ["POLL", "Door", "Knocker"]
@@ -12,6 +13,7 @@ POLL = 0.2
 
 _CONNECT_SECONDS = 3.0  # an attempt without an answer until then gets none
 _BANNER_SECONDS = 15.0
+_BETWEEN_CONNECTIONS = 2.0
 _BANNER = b"SSH-"
 
 
@@ -32,21 +34,22 @@ class Knocker:
         self.met = "nothing has answered yet"
         self._wanted: frozenset[Door] = frozenset()
         self._found: asyncio.Future[Door] | None = None
-        self._connected = 0
+        self._patient_until = 0.0
 
     async def until(self, *wanted: Door) -> Door:
         """Knock until one of these answers, and return it.
 
         A machine that is not there yet leaves an attempt without an answer, and the kernel repeats it
-        more and more seldom. So there is a new one every `POLL` seconds while the older ones go on; but
-        none beside one that has a connection, since an sshd takes few that have not logged in.
+        more and more seldom. So there is a new one every `POLL` seconds while the older ones go on. Once
+        one has a connection, the next waits longer, since an sshd takes few that have not logged in;
+        but there is a next one, since what accepted it may be a forwarder before the machine.
         """
         self._wanted = frozenset(wanted)
         self._found = asyncio.get_running_loop().create_future()
         attempts: set[asyncio.Task[None]] = set()
         try:
             while not self._found.done():
-                if not self._connected:
+                if time.monotonic() >= self._patient_until:
                     attempt = asyncio.create_task(self._knock())
                     attempts.add(attempt)
                     attempt.add_done_callback(attempts.discard)
@@ -74,11 +77,11 @@ class Knocker:
             return Door.NONE, "nothing answered"
         except OSError as error:
             return Door.NONE, error.strerror or str(error)
-        self._connected += 1
+        self._patient_until = time.monotonic() + _BETWEEN_CONNECTIONS
         try:
             return await self._greeting(reader)
         finally:
-            self._connected -= 1
+            self._patient_until = 0.0
             writer.transport.abort()
 
     async def _greeting(self, reader: asyncio.StreamReader) -> tuple[Door, str]:

@@ -35,7 +35,8 @@ def test_what_is_for_terminals_is_left_out() -> None:
 
 
 def test_the_tail_is_the_last_lines_with_something_in_them(path: Path) -> None:
-    _append(path, "".join(f"line {n}\r\n\r\n" for n in range(50)))
+    table = "[ 5.0] cloud-init[251]: ci-info: |   4   |  fe80::/64  |\r\n\r\n"
+    _append(path, "".join(f"line {n}\r\n{table}" for n in range(50)))
     assert Console(path).tail(3) == "line 47\nline 48\nline 49"
 
 

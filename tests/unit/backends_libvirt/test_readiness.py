@@ -234,10 +234,16 @@ async def test_a_reboot_during_setup_is_waited_for(machine: Machine) -> None:
     assert ready.boot_id == (machine.fake.root / "boot_id").read_text().strip()
 
 
-async def test_a_guest_that_is_going_down_is_not_ready(machine: Machine) -> None:
+@pytest.mark.parametrize("is_through", [True, False])
+async def test_a_guest_that_is_going_down_is_not_ready_and_has_not_failed(
+    machine: Machine, is_through: bool
+) -> None:
     await machine.fake.listen()
-    machine.fake.system("stopping")
-    machine.fake.finish()
+    machine.fake.system("stopping", failed=True)  # the unit of cloud-init was ended
+    if is_through:
+        machine.fake.finish()
+    else:
+        machine.fake.status("modules-final")
     task = asyncio.create_task(machine.ready())
     while "web: goes down" not in machine.said:
         await asyncio.sleep(0.01)

@@ -187,11 +187,10 @@ class _Wait:
                     raise
                 self._login_failure = failed.reason
                 now = time.monotonic()
-                if not setup_watch.is_refusal(failed):
-                    refused_since = None
-                elif refused_since is None:  # perhaps its keys are not there yet
-                    refused_since = now
-                elif now - refused_since >= self._deadlines.refused:
+                is_refusal = setup_watch.is_refusal(failed)
+                refused_since = (refused_since or now) if is_refusal else None
+                # A short time, in which the keys may not be there yet.
+                if refused_since is not None and now - refused_since >= self._deadlines.refused:
                     raise await self._refused(failed) from error
             await asyncio.sleep(POLL)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -42,10 +45,18 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """Run the server."""
+def serving(certificate: Path | None = None) -> Iterator[Server]:
+    """Run the server; over TLS with a certificate and its key, both in one file."""
     httpd = _Httpd(("127.0.0.1", 0), _Handler)
-    httpd.shared = Server(f"http://127.0.0.1:{httpd.server_address[1]}")
+    scheme = "http"
+    if certificate is not None:
+        scheme = "https"
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+        httpd.socket = tls.wrap_socket(
+            httpd.socket, server_side=True, do_handshake_on_connect=False
+        )
+    httpd.shared = Server(f"{scheme}://127.0.0.1:{httpd.server_address[1]}")
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -59,6 +70,11 @@ def serving() -> Iterator[Server]:
 class _Httpd(ThreadingHTTPServer):
     daemon_threads = True
     shared: Server
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that go away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -321,6 +321,32 @@ async def test_user_and_password_are_sent_and_not_shown(tmp_path: Path, server: 
     assert "pa" not in caught.value.brief.split("127.0.0.1")[0].replace("image", "")
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+async def test_a_server_must_prove_who_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = tmp_path / "certificate"
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    make += [
+        "-nodes",
+        "-subj",
+        "/CN=test",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        "-",
+    ]
+    made = subprocess.run(make, check=True, capture_output=True, timeout=20)
+    certificate.write_bytes(made.stdout)
+    with serving(certificate) as server:
+        url = server.put("disk", DISK, cuts=[100_000])
+        with pytest.raises(LabError, match="the server's certificate is not to be trusted"):
+            await _fetch(url, tmp_path)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert (await _fetch(url, tmp_path)).sha256 == SUM
+        assert server.statuses == [200, 206]
+
+
 async def test_nobody_who_listens_is_named(tmp_path: Path, server: Server) -> None:
     with serving() as gone:
         url = gone.url

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
     not guests.can_run(), reason="this machine lets us make no mount namespace"
 )
 
-QUICK = Deadlines(address=0.4, ssh=0.4, cloud_init=0.6, refused=0.1)
-PATIENT = Deadlines(address=10, ssh=10, cloud_init=20, refused=0.1)
+QUICK = Deadlines(address=0.4, ssh=0.4, cloud_init=0.6, refused=0)
+PATIENT = Deadlines(address=10, ssh=10, cloud_init=20, refused=0)
 
 
 class Machine:

@@ -34,9 +34,9 @@ def _of_run(raw: Any, run: str) -> list[OwnedThing]:
                 found.append(OwnedThing(kind, thing.name(), labels.get("benchscale.lab", "")))
     for pool in raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         found += [
-            OwnedThing("volume", name, lab)
-            for name in pool.listVolumes()
-            if (lab := lab_of_volume(name, run)) is not None
+            OwnedThing("volume", volume.name(), lab)
+            for volume in pool.listAllVolumes()
+            if (lab := lab_of_volume(volume.name(), run)) is not None
         ]
     return found
 

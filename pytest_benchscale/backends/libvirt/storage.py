@@ -173,7 +173,8 @@ class Storage:
                 self._delete(name)
 
     def _names(self) -> list[str]:
-        return [str(name) for name in self._pool.listVolumes()]
+        # Not `listVolumes`, which asks for the number first and leaves out what was added since.
+        return [str(volume.name()) for volume in self._pool.listAllVolumes()]
 
 
 def _find_pool(connection: Connection) -> tuple[Any, str]:

@@ -228,6 +228,9 @@ class NodeSpec(Declared):
     address: HostAddress | None = Field(
         None, description="Address of an existing machine, where the backend cannot know it."
     )
+    start: Flag | None = Field(
+        None, description="Whether an existing machine that is off is started; it then stays on."
+    )
     ssh: Ssh | None = Field(None, description="How to log in to it.")
     network_conditions: Conditions | None = Field(
         None, description="Conditions of all links of the node; they win over the networks'."

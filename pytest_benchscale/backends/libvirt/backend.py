@@ -48,6 +48,7 @@ _CAPABILITIES = frozenset(
         Capability.DISK_SIZE,
         Capability.INTERNET,
         Capability.CLOUD_INIT,
+        Capability.EXISTING,
         Capability.USERS,
     }
 )
@@ -112,15 +113,16 @@ class LibvirtBackend:
             await self._lab.networks.delete(name)
 
     async def create_node(self, plan: NodePlan) -> NodeInfo:
-        """Create a virtual machine and wait until it is ready."""
-        lab = self._opened()
-        node = self._nodes[plan.name] = LibvirtNode(plan, lab.names.domain(plan.name))
-        await lab.create(node)
-        return node.info()
+        """Create a virtual machine and wait until it is ready; or use one that is there."""
+        lab, existing = self._opened(), plan.spec.existing
+        domain = existing or lab.names.domain(plan.name)
+        node = self._nodes[plan.name] = LibvirtNode(plan, domain)
+        await (lab.use(node) if existing else lab.create(node))
+        return lab.info(node)
 
     async def start_node(self, name: str) -> NodeInfo:
         """Start a virtual machine again, with the disk that it had."""
-        node = self._node(name)
+        node = self._own(name, Capability.STOP)
         await self._watching()
         if not node.is_alive:
             await self._gone(node)
@@ -129,7 +131,7 @@ class LibvirtBackend:
 
     async def stop_node(self, name: str, grace: float) -> None:
         """Press the power button of a virtual machine, and pull the plug after `grace`."""
-        node = self._node(name)
+        node = self._own(name, Capability.STOP)
         before, node.status = node.status, NodeStatus.STOPPED
         try:
             with told(f"stop of node {name!r} failed", "stop", name):
@@ -144,7 +146,7 @@ class LibvirtBackend:
 
     async def kill_node(self, name: str) -> None:
         """Pull the plug of a virtual machine."""
-        node = self._node(name)
+        node = self._own(name, Capability.STOP)
         before, node.status = node.status, NodeStatus.STOPPED
         try:
             await self._gone(node)
@@ -155,38 +157,42 @@ class LibvirtBackend:
 
     async def pause_node(self, name: str) -> None:
         """Freeze a virtual machine's processors."""
-        node = self._node(name)
+        node = self._own(name, Capability.PAUSE)
         with told(f"pause of node {name!r} failed", "pause", name):
             await self._ask(node, "suspend")
         node.status = NodeStatus.PAUSED if node.is_alive else node.status
 
     async def resume_node(self, name: str) -> None:
         """Let a frozen virtual machine go on."""
-        node = self._node(name)
+        node = self._own(name, Capability.PAUSE)
         with told(f"resume of node {name!r} failed", "resume", name):
             await self._ask(node, "resume")
         node.status = NodeStatus.RUNNING if node.is_alive else node.status
 
     async def delete_node(self, name: str) -> None:
-        """Remove a virtual machine with its disks."""
+        """Remove a virtual machine with its disks; one that was there before stays."""
         node = self._nodes.get(name)
         if node is None:
             return
         node.status = NodeStatus.STOPPED if node.is_alive else node.status
         node.lost(NodeDied(name, "it was removed"))
-        await self._gone(node)
-        await self._opened().delete(node)
+        if node.is_ours:
+            await self._gone(node)
+            await self._opened().delete(node)
+        else:
+            self._opened().release(node)
         self._nodes.pop(name, None)
 
     async def get_node(self, name: str) -> NodeInfo:
         """Return the node's state; its end is noticed when it happens, not when asked."""
         await self._watching()
-        return self._node(name).info()
+        return self._opened().info(self._node(name))
 
     async def list_nodes(self) -> Sequence[NodeInfo]:
         """Return the state of every node."""
         await self._watching()
-        return [node.info() for node in self._nodes.values()]
+        lab = self._opened()
+        return [lab.info(node) for node in self._nodes.values()]
 
     def transport(self, name: str) -> SshTransport:
         """Return the way into a running node."""
@@ -203,7 +209,7 @@ class LibvirtBackend:
 
     async def links(self, name: str) -> Mapping[str, str]:
         """Return the tap devices of a node on the daemon's machine."""
-        lab, node = self._opened(), self._node(name)
+        lab, node = self._opened(), self._own(name, Capability.CONDITIONS)
         if not lab.connection.is_local:
             raise NotSupported(
                 self.name,
@@ -257,6 +263,18 @@ class LibvirtBackend:
         except KeyError:
             raise LabError(f"there is no node {name!r} in this lab", node=name) from None
 
+    def _own(self, name: str, capability: Capability) -> LibvirtNode:
+        """Return a node that we made: who has another one decides when it runs."""
+        node = self._node(name)
+        if not node.is_ours:
+            raise NotSupported(
+                self.name,
+                capability,
+                details=f"node {name!r} is the machine {node.domain!r}, which was there before the lab",
+                resolution=f"do it yourself: `virsh` knows {node.domain!r}",
+            )
+        return node
+
     async def _ask(self, node: LibvirtNode, method: str) -> None:
         """Ask for a change of a domain's state; that it has ended already is no error."""
         connection = self._opened().connection
@@ -271,7 +289,8 @@ class LibvirtBackend:
                 raise
 
     async def _gone(self, node: LibvirtNode) -> None:
-        """End the domain, if it runs; return when nothing of it is there."""
+        """End a domain of ours, if it runs; return when nothing of it is there."""
+        assert node.is_ours  # noqa: S101  no other one is ever ended
         connection = self._opened().connection
 
         def destroy() -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 
-from pytest_benchscale.backends.base import LabPlan, NodePlan, NodeStatus
+from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodePlan, NodeStatus
 from pytest_benchscale.backends.libvirt import images
 from pytest_benchscale.backends.libvirt.ability import needs_way_out
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
@@ -17,6 +17,7 @@ from pytest_benchscale.backends.libvirt.cloud_init import Management, documents
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.console import Console
 from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, Link, domain_xml
+from pytest_benchscale.backends.libvirt.existing import ExistingMachine
 from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.keys import LabKeys
 from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
@@ -25,7 +26,7 @@ from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, until_ready
 from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.storage import Storage
-from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.login import HostKeys, Login
@@ -50,6 +51,7 @@ class LibvirtLab:
         self._acceleration = acceleration
         self._storage: Storage | None = None
         self._boots = asyncio.Semaphore(1)
+        self._existing: dict[str, ExistingMachine] = {}
 
     async def open(self) -> None:
         """Find the storage, and make the network by which we reach the guests.
@@ -66,6 +68,23 @@ class LibvirtLab:
         made = [node for node in self._plan.nodes if node.spec.existing is None]
         if made:
             await self.networks.create_management(nat=any(map(self._way_out, made)))
+
+    async def use(self, node: LibvirtNode) -> None:
+        """Use a machine that is there already."""
+        machine = ExistingMachine(self.connection, self._plan, node)
+        self._existing[node.plan.name] = machine
+        await machine.use()
+
+    def info(self, node: LibvirtNode) -> NodeInfo:
+        """Return the state of a node."""
+        machine = self._existing.get(node.plan.name)
+        return node.info() if machine is None else machine.info()
+
+    def release(self, node: LibvirtNode) -> None:
+        """Leave a machine that was there already as it is."""
+        machine = self._existing.pop(node.plan.name, None)
+        if machine is not None:
+            machine.release()
 
     async def create(self, node: LibvirtNode) -> None:
         """Make a guest's disks, start it, and wait until it is ready."""
@@ -127,6 +146,8 @@ class LibvirtLab:
         Raises:
             LabError: something could not be removed.
         """
+        for machine in self._existing.values():
+            machine.release()
         with told("what is left of the lab could not be removed", "close"):
             await self.connection.call(self._destroy_domains)
             if self._storage is not None:
@@ -209,10 +230,7 @@ class LibvirtLab:
             timeout_scale=self._scale,
         )
 
-        async def fate() -> BenchscaleError | None:
-            return None if node.is_alive else node.death_error()
-
-        return SshTransport(name, login, env=node.plan.env, fate=fate)
+        return SshTransport(name, login, env=node.plan.env, fate=node.fate)
 
     async def _until_ready(self, node: LibvirtNode, transport: SshTransport) -> None:
         guest = Guest(

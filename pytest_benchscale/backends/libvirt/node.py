@@ -35,6 +35,11 @@ class LibvirtNode:
         self._run = ""  # the UUID of the domain as it runs now
 
     @property
+    def is_ours(self) -> bool:
+        """Whether the lab made it."""
+        return self.plan.spec.existing is None
+
+    @property
     def is_alive(self) -> bool:
         """Whether it runs or is paused."""
         return self.status in _ALIVE
@@ -56,6 +61,11 @@ class LibvirtNode:
         self.ended = anyio.Event()
         self._run = str(uuid.uuid4())
         return self._run
+
+    def adopt(self, run: str) -> None:
+        """Take note of a domain that runs already, by its UUID."""
+        self.status, self.reason = NodeStatus.RUNNING, None
+        self._run = run
 
     def happened(self, event: DomainEvent) -> None:
         """Take note of an event of the domain, perhaps of an earlier run of it."""
@@ -79,9 +89,9 @@ class LibvirtNode:
         if transport is not None:
             transport.lost(error)
 
-    def death_error(self) -> NodeDied:
-        """Return what to tell whoever uses a node that has ended."""
-        return NodeDied(self.plan.name, self.why())
+    async def fate(self) -> BenchscaleError | None:
+        """Return why connections to it break; None: it runs."""
+        return None if self.is_alive else NodeDied(self.plan.name, self.why())
 
     async def death(self) -> str:
         """Return why the node has ended, once it has."""

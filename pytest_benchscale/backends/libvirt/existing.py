@@ -1,0 +1,220 @@
+"""Virtual machines that are there already: found by name, used through their sshd, and left as they were.
+
+Nothing here changes a domain, except that one that is off is started where the file says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import anyio
+import libvirt
+
+from pytest_benchscale.backends.base import LabPlan, NodeInfo
+from pytest_benchscale.backends.libvirt.connection import Connection
+from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
+from pytest_benchscale.backends.libvirt.node import LibvirtNode
+from pytest_benchscale.backends.ssh.backend import login_of
+from pytest_benchscale.backends.ssh.lock import MachineLock
+from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.transports.ssh.client import SshTransport
+from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.login import Login, LoginFailed
+
+__all__ = ["ExistingMachine"]
+
+_LOCK_SECONDS = 60.0
+_ADDRESS_SECONDS = 30.0  # of a machine that runs already
+_BOOT_SECONDS = 300.0  # of one that we started
+_POLL = 0.2
+_SOURCES = (
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
+)
+
+
+class ExistingMachine:
+    """One such machine, from `use` to `release`."""
+
+    def __init__(self, connection: Connection, lab: LabPlan, node: LibvirtNode) -> None:
+        self._connection = connection
+        self._lab = lab
+        self._node = node
+        self._apart: Connections | None = None
+        self._lock: MachineLock | None = None
+        self._address: IpAddress | None = None
+
+    async def use(self) -> None:
+        """Find the machine, log in, and keep other labs from using it.
+
+        Raises:
+            LabError: it is missing, off or paused, has no address, or lets us not in.
+        """
+        node, scale = self._node, self._lab.timeout_scale
+        domain = await self._find()
+        started = await self._require_running(domain)
+        node.adopt(domain.UUIDString())
+        seconds = (_BOOT_SECONDS if started else _ADDRESS_SECONDS) * scale
+        with anyio.move_on_after(seconds):
+            self._address = await self._find_address(domain)
+        if self._address is None:
+            raise self._no_address(seconds)
+        login = replace(login_of(node.plan.spec, scale), host=str(self._address))
+        await self._log_in(login, seconds)
+        node.transport = SshTransport(node.plan.name, login, env=node.plan.env, fate=node.fate)
+
+    def info(self) -> NodeInfo:
+        """Return its state; on a network where no address is declared it has the one we reach it by."""
+        plan, address = self._node.plan, self._address
+        declared = {one.name: one.address for one in plan.spec.networks}
+        addresses = {name: given or address for name, given in declared.items()}
+        known = {name: given for name, given in addresses.items() if given is not None}
+        return replace(self._node.info(), addresses=known, interfaces={})
+
+    def release(self) -> None:
+        """Let other labs use it. It stays as it is."""
+        if self._lock is not None:
+            self._lock.release()
+        if self._apart is not None:
+            self._apart.abort()
+
+    # --- steps ---
+
+    async def _find(self) -> Any:
+        name = self._node.domain
+        try:
+            return await self._connection.call(self._connection.raw.lookupByName, name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in GONE:
+                raise explain(
+                    error, f"machine {name!r} cannot be looked up", "existing", self._node.plan.name
+                ) from error
+        with told("the daemon's machines cannot be listed", "existing", self._node.plan.name):
+            there = await self._connection.call(self._connection.raw.listAllDomains)
+        names = sorted(domain.name() for domain in there)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise self._error(
+            f"there is no machine {name!r} at {self._connection.uri}{hint}",
+            f"it has: {', '.join(names) or 'none'}",
+            "correct `existing`, or set LIBVIRT_DEFAULT_URI to where the machine is",
+        )
+
+    async def _require_running(self, domain: Any) -> bool:
+        """Return whether we have started it."""
+        name = self._node.domain
+        with told(f"machine {name!r} does not tell its state", "existing", self._node.plan.name):
+            state, _ = await self._connection.call(domain.state)
+        if state in (libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_BLOCKED):
+            return False
+        if state in (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED):
+            raise self._error(
+                f"machine {name!r} is paused",
+                None,
+                f"let it go on: `virsh -c {self._connection.uri} resume {name}`",
+            )
+        if not self._node.plan.spec.start:
+            raise self._error(
+                f"machine {name!r} is off",
+                None,
+                f"start it, `virsh -c {self._connection.uri} start {name}`, or write `start: true`",
+            )
+        with told(f"machine {name!r} cannot be started", "existing", self._node.plan.name):
+            await self._connection.call(domain.create)
+        return True
+
+    async def _find_address(self, domain: Any) -> IpAddress:
+        """Return the address under which it answers, once it has one."""
+        if (declared := self._node.plan.spec.address) is not None:
+            return await _resolve(str(declared))
+        port = self._node.plan.spec.ssh.port if self._node.plan.spec.ssh else 22
+        while True:
+            candidates = await self._connection.call(lambda: list(_addresses(domain)))
+            for candidate in candidates:
+                if len(candidates) == 1 or await _answers(candidate, port):
+                    return candidate
+            await asyncio.sleep(_POLL)
+
+    async def _log_in(self, login: Login, seconds: float) -> None:
+        """Take the machine's lock; until the time is over, an sshd may not be there yet."""
+        owner = " ".join(f"{key}={value}" for key, value in self._lab.labels.items())
+        deadline = anyio.current_time() + seconds
+        while True:
+            self._apart = Connections(self._node.plan.name, login)
+            self._lock = MachineLock(self._node.plan.name, self._apart)
+            try:
+                await self._lock.take(owner, seconds=_LOCK_SECONDS * self._lab.timeout_scale)
+            except LoginFailed as failed:
+                if not failed.passing or anyio.current_time() > deadline:
+                    raise LabError(
+                        failed.reason,
+                        node=self._node.plan.name,
+                        step="ssh",
+                        resolution=failed.resolution,
+                    ) from failed
+            else:
+                return
+            await asyncio.sleep(_POLL)
+
+    def _no_address(self, seconds: float) -> LabError:
+        return self._error(
+            f"no address of machine {self._node.domain!r} could be found within {seconds:g} s",
+            "neither a lease of libvirt's networks, nor a guest agent, nor the ARP table of the daemon's "
+            "machine tells one",
+            "give it: `address: 192.0.2.7`; or install qemu-guest-agent in it",
+        )
+
+    def _error(self, brief: str, details: str | None, resolution: str) -> LabError:
+        name = self._node.plan.name
+        return LabError(
+            f"node {name!r}: {brief}",
+            node=name,
+            step="existing",
+            details=details,
+            resolution=resolution,
+        )
+
+
+def _addresses(domain: Any) -> Iterator[IpAddress]:
+    """Yield the addresses of a domain, IPv4 first, of the first source that knows some."""
+    for source in _SOURCES:
+        try:
+            interfaces = domain.interfaceAddresses(source, 0)
+        except libvirt.libvirtError:
+            continue  # no agent, or no such source on that kind of network
+        found = [
+            ip_address(entry["addr"])
+            for interface in interfaces.values()
+            for entry in interface["addrs"] or ()
+        ]
+        usable = [one for one in found if not (one.is_loopback or one.is_link_local)]
+        if usable:
+            yield from sorted(usable, key=lambda one: one.version)
+            return
+
+
+async def _answers(address: IpAddress, port: int) -> bool:
+    try:
+        async with asyncio.timeout(1):
+            _, writer = await asyncio.open_connection(str(address), port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _resolve(host: str) -> IpAddress:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError as error:
+        raise BenchscaleError(
+            f"there is no machine of the name {host!r}: {error}", resolution="correct `address`"
+        ) from error
+    return ip_address(str(found[0][4][0]).partition("%")[0])

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Mapping
 
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
+from pytest_benchscale.backends.libvirt.connection import is_local
 from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
 __all__ = ["needs_way_out", "notes_on", "why_not"]
 
-_KEYS_OF_A_NEW_MACHINE = ("cloud_init", "image", "memory_mb", "vcpus", "disk_gb", "networks")
+_KEYS_OF_A_NEW_MACHINE = ("image", "memory_mb", "vcpus", "disk_gb")
 
 
-def why_not(topology: Topology, images: Mapping[str, str]) -> Iterator[str]:
-    """Yield the reasons why virtual machines cannot be what the topology wants."""
+def why_not(topology: Topology, images: Mapping[str, str], uri: str) -> Iterator[str]:
+    """Yield the reasons why virtual machines of the daemon at `uri` cannot be what the topology wants."""
+    if any(node.existing is None for node in topology.nodes):
+        yield from _against_daemon(uri)
     for node in topology.nodes:
         for reason in _of_existing(node) if node.existing else _of_new(node, images):
             yield f"node {node.name!r}: {reason}"
@@ -40,6 +44,15 @@ def needs_way_out(node: NodeSpec, outside: Collection[str]) -> bool:
     return not any(one.name in outside for one in node.networks)
 
 
+def _against_daemon(uri: str) -> Iterator[str]:
+    """Yield why machines cannot be made there; those that are there can be used."""
+    path = uri.partition("?")[0]
+    if not is_local(uri):
+        yield f"machines made at {uri} would be on a network of that machine, out of our reach"
+    elif path.endswith("/session") and os.geteuid() != 0:
+        yield f"{uri} may make no networks; set LIBVIRT_DEFAULT_URI=qemu:///system"
+
+
 def _of_new(node: NodeSpec, images: Mapping[str, str]) -> Iterator[str]:
     try:
         catalogue.resolve(node.image, "libvirt", images)
@@ -54,5 +67,5 @@ def _of_new(node: NodeSpec, images: Mapping[str, str]) -> Iterator[str]:
 
 def _of_existing(node: NodeSpec) -> Iterator[str]:
     for key in _KEYS_OF_A_NEW_MACHINE:
-        if key in node.model_fields_set and getattr(node, key):
+        if getattr(node, key) is not None:
             yield f"{key} is for a machine that is made, and {node.existing!r} is there"

@@ -27,7 +27,7 @@ from pytest_benchscale.backends.base import (
 from pytest_benchscale.backends.libvirt import images, networks, owned
 from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration, find_acceleration
-from pytest_benchscale.backends.libvirt.connection import Connection, connect
+from pytest_benchscale.backends.libvirt.connection import Connection, connect, default_uri
 from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
@@ -82,7 +82,7 @@ class LibvirtBackend:
 
     def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
         """Return why virtual machines cannot be what the topology wants."""
-        return list(why_not(topology, images))
+        return list(why_not(topology, images, default_uri()))
 
     def notes(self, topology: Topology) -> Sequence[str]:
         """Return how the topology is run, as far as it is not obvious."""

@@ -15,7 +15,7 @@ from anyio import to_thread
 from pytest_benchscale.backends.libvirt.events import run_event_loop
 from pytest_benchscale.errors import BackendUnavailable
 
-__all__ = ["Connection", "connect", "default_uri"]
+__all__ = ["Connection", "connect", "default_uri", "is_local"]
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Connection:
     def __init__(self, uri: str, connection: Any) -> None:
         self.uri = uri
         self.raw = connection
-        self.is_local = _is_local(uri)
+        self.is_local = is_local(uri)
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -131,7 +131,7 @@ def _explain(name: str, uri: str, error: libvirt.libvirtError) -> BackendUnavail
     )
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
     """Return whether a URI is of this machine: qemu:///system, qemu+unix:///session?socket=..."""
     return re.match(r"qemu(\+unix)?:///", uri) is not None
 

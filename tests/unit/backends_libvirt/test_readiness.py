@@ -15,7 +15,7 @@ from typing import Any
 import asyncssh
 import pytest
 
-from pytest_benchscale.backends.libvirt import readiness
+from pytest_benchscale.backends.libvirt import knocking, readiness
 from pytest_benchscale.backends.libvirt.console import Console
 from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, Ready, until_ready
 from pytest_benchscale.errors import GuestWarning, LabError, NodeDied
@@ -54,7 +54,9 @@ class Machine:
 
 
 @pytest.fixture
-async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+async def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Machine]:
+    for module in (readiness, knocking):
+        monkeypatch.setattr(module, "POLL", 0.05)
     machine = Machine(FakeGuest(tmp_path), tmp_path / "console")
     try:
         yield machine

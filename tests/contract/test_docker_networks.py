@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_benchscale import Lab, LabError
-from pytest_benchscale.backends.docker import kernel_routes
+from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.errors import SubnetTaken
 from pytest_benchscale.lab.portal import Portal

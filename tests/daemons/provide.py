@@ -70,9 +70,7 @@ def _provide(ends: ExitStack) -> dict[str, str]:
             continue
         _say(f"{daemon} answers at {addresses[daemon]}")
     environment: dict[str, str] = {OWN: ""}
-    if os.environ.get("CI"):  # on a user's machine it might start to serve
-        with suppress(NotInstalled):  # the tests will tell
-            _install("ssh")
+    _install_sshd()
     absent = [daemon for daemon in DAEMONS if daemon not in addresses]
     libvirtd = _find_libvirt()
     if absent or libvirtd is None:
@@ -96,6 +94,13 @@ def _provide(ends: ExitStack) -> dict[str, str]:
             environment[virtual.VARIABLE] = libvirtd
             _make_guest()
     return environment
+
+
+def _install_sshd() -> None:
+    """Install an sshd for tests to run; not on a user's machine, where it might start to serve."""
+    if os.environ.get("CI"):
+        with suppress(NotInstalled):  # the tests will tell
+            _install("ssh")
 
 
 def _find_libvirt() -> str | None:

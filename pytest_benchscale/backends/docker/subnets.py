@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from anyio import to_thread
 
-from pytest_benchscale.backends.docker import kernel_routes
+from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.topology.addressing import IpNetwork

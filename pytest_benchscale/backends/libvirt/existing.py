@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -20,16 +20,16 @@ from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.ssh.backend import login_of
+from pytest_benchscale.backends.ssh.devices import devices
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.connections import connect
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed
 
 __all__ = ["ExistingMachine"]
 
-_LOCK_SECONDS = 60.0
 _ADDRESS_SECONDS = 30.0  # of a machine that runs already
 _BOOT_SECONDS = 300.0  # of one that we started
 _POLL = 0.2
@@ -47,9 +47,9 @@ class ExistingMachine:
         self._connection = connection
         self._lab = lab
         self._node = node
-        self._apart: Connections | None = None
-        self._lock: MachineLock | None = None
+        self._lock = MachineLock(lab, node.plan.name)
         self._address: IpAddress | None = None
+        self._devices: Mapping[IpAddress, str] = {}
 
     async def use(self) -> None:
         """Find the machine, log in, and keep other labs from using it.
@@ -66,9 +66,8 @@ class ExistingMachine:
             self._address = await self._find_address(domain)
         if self._address is None:
             raise self._no_address(seconds)
-        login = replace(login_of(node.plan.spec, scale), host=str(self._address))
-        await self._log_in(login, seconds)
-        node.transport = SshTransport(node.plan.name, login, env=node.plan.env, fate=node.fate)
+        login = login_of(node.plan.spec, self._lab.directory, scale)
+        await self._log_in(replace(login, host=str(self._address)), seconds)
 
     def info(self) -> NodeInfo:
         """Return its state; on a network where no address is declared it has the one we reach it by."""
@@ -76,14 +75,13 @@ class ExistingMachine:
         declared = {one.name: one.address for one in plan.spec.networks}
         addresses = {name: given or address for name, given in declared.items()}
         known = {name: given for name, given in addresses.items() if given is not None}
-        return replace(self._node.info(), addresses=known, interfaces={})
+        found = {name: self._devices.get(given) for name, given in known.items()}
+        interfaces = {name: device for name, device in found.items() if device is not None}
+        return replace(self._node.info(), addresses=known, interfaces=interfaces)
 
     def release(self) -> None:
         """Let other labs use it. It stays as it is."""
-        if self._lock is not None:
-            self._lock.release()
-        if self._apart is not None:
-            self._apart.abort()
+        self._lock.release()
 
     # --- steps ---
 
@@ -143,14 +141,11 @@ class ExistingMachine:
             await asyncio.sleep(_POLL)
 
     async def _log_in(self, login: Login, seconds: float) -> None:
-        """Take the machine's lock; until the time is over, an sshd may not be there yet."""
-        owner = " ".join(f"{key}={value}" for key, value in self._lab.labels.items())
+        """Log in and take the machine's lock; until the time is over, an sshd may not be there yet."""
         deadline = anyio.current_time() + seconds
         while True:
-            self._apart = Connections(self._node.plan.name, login)
-            self._lock = MachineLock(self._node.plan.name, self._apart)
             try:
-                await self._lock.take(owner, seconds=_LOCK_SECONDS * self._lab.timeout_scale)
+                (await connect(login)).abort()
             except LoginFailed as failed:
                 if not failed.passing or anyio.current_time() > deadline:
                     raise LabError(
@@ -160,8 +155,12 @@ class ExistingMachine:
                         resolution=failed.resolution,
                     ) from failed
             else:
-                return
+                break
             await asyncio.sleep(_POLL)
+        plan, fate = self._node.plan, self._node.fate
+        transport = SshTransport(plan.name, login, env=plan.env, fate=fate, greet=self._lock.take)
+        self._node.transport = transport
+        self._devices = await devices(transport)
 
     def _no_address(self, seconds: float) -> LabError:
         return self._error(

@@ -10,8 +10,8 @@ from xml.etree.ElementTree import fromstring
 import libvirt
 from anyio import to_thread
 
+from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
-from pytest_benchscale.backends.docker import kernel_routes
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain
 from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management

@@ -36,7 +36,6 @@ from pytest_benchscale.transports.ssh.login import HostKeys, Login, explain
 
 __all__ = ["SshBackend", "login_of"]
 
-_LOCK_SECONDS = 60.0
 _ANY_KEY = "none"  # under `known_hosts:`
 _KEYS_OF_A_NEW_MACHINE = ("cloud_init", "image", "memory_mb", "vcpus", "disk_gb")
 
@@ -98,8 +97,7 @@ class SshBackend:
         lab = self._opened()
         login = login_of(plan.spec, lab.directory, lab.timeout_scale)
         address = await _address(plan, login)
-        owner = " ".join([lab.lab_id, *(f"{key}={value}" for key, value in lab.labels.items())])
-        lock = MachineLock(plan.name, owner, seconds=_LOCK_SECONDS * lab.timeout_scale)
+        lock = MachineLock(lab, plan.name)
         transport = SshTransport(
             plan.name, login, env=plan.env, fate=self._unknown, greet=lock.take
         )

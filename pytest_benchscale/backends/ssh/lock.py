@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.shell.streams import STDOUT, Stream
@@ -25,19 +26,18 @@ done
 echo taken
 flock -w {seconds} 9 && echo held && read -r _
 """
+_SECONDS = 60.0
 _HELD, _TAKEN, _UNABLE = b"held\n", b"taken\n", b"unable\n"
 
 
 class MachineLock:
-    """The lock of one machine for one lab, from `take` to `release`; taken anew when it was lost.
+    """The lock of the machine of one node, from `take` to `release`; taken anew when it was lost."""
 
-    `seconds` is how long another lab is waited for.
-    """
-
-    def __init__(self, node: str, owner: str, *, seconds: float) -> None:
+    def __init__(self, lab: LabPlan, node: str) -> None:
+        labels = (f"{key}={value}" for key, value in lab.labels.items())
         self._node = node
-        self._owner = owner
-        self._seconds = seconds
+        self._owner = " ".join([lab.lab_id, *labels])
+        self._seconds = _SECONDS * lab.timeout_scale  # that another lab is waited for
         self._stream: Stream | None = None
         self._said = b""
         self._news = anyio.Event()

@@ -15,7 +15,7 @@ from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.ssh.channel import ChannelStream
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed, explain
 
-__all__ = ["Connections", "Greeting"]
+__all__ = ["Connections", "Greeting", "connect"]
 
 Greeting = Callable[[Callable[[Command], Awaitable[Stream]]], Awaitable[None]]
 """What is done on the first connection, before all else; it is given a way to start commands there."""

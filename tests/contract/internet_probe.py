@@ -6,7 +6,7 @@ import socket
 import threading
 
 from pytest_benchscale import BenchscaleError, Lab, Topology
-from pytest_benchscale.backends.local.netlink import Netlink
+from pytest_benchscale.network.netlink import Netlink
 
 OUTSIDE = "198.51.100.1"
 ATTEMPT = f"""

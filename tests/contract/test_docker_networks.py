@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from pytest_benchscale import Lab, LabError
-from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.errors import SubnetTaken
 from pytest_benchscale.lab.portal import Portal
+from pytest_benchscale.network import kernel_routes
 from tests.contract.docker_labs import daemon, networks, opened, topology
 from tests.daemons.images import reference
 

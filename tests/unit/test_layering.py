@@ -29,7 +29,11 @@ PUBLIC = {
     "WaitTimeout",
 }
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Podman is Docker with another engine; a machine of libvirt's that is there is used as one of ssh.
+KNOWN_BACKENDS = {"podman": {"docker"}, "libvirt": {"ssh"}}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+BACKENDS = [path for path in MODULES if path.parent.name != "backends" and "backends" in path.parts]
+SHARED = {path.stem.split("_")[0] for path in (PACKAGE / "backends").glob("*.py")} - {"podman"}
 
 
 def _layer(path: Path) -> str:
@@ -62,6 +66,22 @@ def test_imports_point_down(path: Path) -> None:
         and {target, layer} != {"errors", "results"}
     ]
     assert not upward
+
+
+@pytest.mark.parametrize("path", BACKENDS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_backends_know_no_others(path: Path) -> None:
+    own = _family(path.relative_to(PACKAGE / "backends").parts[0].removesuffix(".py"))
+    others = {
+        _family(name.split(".")[2])
+        for _, name in _imports(ast.parse(path.read_text()))
+        if name.startswith("pytest_benchscale.backends.")
+    }
+    assert others <= {own, *KNOWN_BACKENDS.get(own, ()), *SHARED}
+
+
+def _family(module: str) -> str:
+    """Return the backend that a module or package of the backends' room is of."""
+    return module.split("_", maxsplit=1)[0]
 
 
 def test_the_plugin_stays_small() -> None:

@@ -25,7 +25,7 @@ import docker.utils.build
 from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.messages import Refused, messages, reaching
-from pytest_benchscale.backends.docker.sharing import Failed, Shared, once
+from pytest_benchscale.backends.sharing import Failed, Shared, once
 from pytest_benchscale.errors import LabError
 
 __all__ = ["LAB_LABEL", "build", "discard"]

@@ -18,7 +18,7 @@ from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.backends.docker import builds
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.backends.docker.messages import Layers, Refused, messages, reaching
-from pytest_benchscale.backends.docker.sharing import Failed, Shared, once
+from pytest_benchscale.backends.sharing import Failed, Shared, once
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.images import BUILD_PREFIX
 

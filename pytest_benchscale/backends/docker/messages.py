@@ -13,7 +13,7 @@ import docker.types
 import requests
 
 from pytest_benchscale.backends.docker.engine import Engine
-from pytest_benchscale.backends.docker.sharing import Failed, Shared
+from pytest_benchscale.backends.sharing import Failed, Shared
 from pytest_benchscale.errors import BackendUnavailable
 
 __all__ = ["Layers", "Refused", "messages", "reaching"]

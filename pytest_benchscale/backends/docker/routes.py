@@ -16,11 +16,11 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.base import Route
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
-from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.errors import LabError
+from pytest_benchscale.network import kernel_routes
+from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.transports.namespace import linux
 
 __all__ = ["can_be_set", "change_by_exec", "script", "settle"]

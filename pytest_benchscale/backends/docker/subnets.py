@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from anyio import to_thread
 
-from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import Engine
+from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.topology.addressing import IpNetwork
 
 __all__ = ["Holding", "holder_of", "in_use", "is_routed", "of_networks", "of_routes"]

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pytest_benchscale.backends.docker.sharing import Failed, Shared
 from pytest_benchscale.backends.libvirt import web
 from pytest_benchscale.backends.libvirt.sums import SUM, hash_of, state_of, write_note
 from pytest_benchscale.backends.libvirt.web import Broken, Refused, shown
+from pytest_benchscale.backends.sharing import Failed, Shared
 from pytest_benchscale.errors import LabError
 
 __all__ = ["fetch"]

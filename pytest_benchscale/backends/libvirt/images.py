@@ -16,11 +16,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_benchscale.backends.base import Progress
-from pytest_benchscale.backends.docker.sharing import Failed, Shared, once
 from pytest_benchscale.backends.libvirt import download, formats
 from pytest_benchscale.backends.libvirt.formats import Format
 from pytest_benchscale.backends.libvirt.sums import SUM, sum_of
 from pytest_benchscale.backends.libvirt.web import shown
+from pytest_benchscale.backends.sharing import Failed, Shared, once
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.checks import did_you_mean
 

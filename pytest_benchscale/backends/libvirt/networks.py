@@ -10,7 +10,6 @@ from xml.etree.ElementTree import fromstring
 import libvirt
 from anyio import to_thread
 
-from pytest_benchscale.backends import kernel_routes
 from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain
@@ -22,6 +21,7 @@ from pytest_benchscale.backends.libvirt.network_xml import (
     network_xml,
 )
 from pytest_benchscale.errors import LabError, SubnetTaken
+from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 
 __all__ = ["Holding", "Networks", "in_use"]

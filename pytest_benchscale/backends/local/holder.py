@@ -18,7 +18,7 @@ import socket
 from pytest_benchscale.backends.local import init, rootfs
 from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.backends.local.limits import Limits
-from pytest_benchscale.backends.local.netlink import Netlink
+from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import

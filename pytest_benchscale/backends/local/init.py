@@ -12,8 +12,8 @@ import signal
 import socket
 
 from pytest_benchscale.backends.local import rootfs, system
-from pytest_benchscale.backends.local.netlink import Netlink
 from pytest_benchscale.backends.local.service import Service
+from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_benchscale.backends.docker import images, messages, sharing
+from pytest_benchscale.backends import sharing
+from pytest_benchscale.backends.docker import images, messages
 from pytest_benchscale.backends.docker.connection import connect
 from pytest_benchscale.backends.docker.endpoints import Endpoint
 from pytest_benchscale.backends.docker.engine import Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 from pytest_benchscale.backends.docker import subnets
-from pytest_benchscale.backends.kernel_routes import KernelRoute, parse_ipv4, parse_ipv6
+from pytest_benchscale.network.kernel_routes import KernelRoute, parse_ipv4, parse_ipv6
 
 IPV4 = """\
 Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT

@@ -1,0 +1,1 @@
+"""What backends share of networks: the kernel's links, addresses and routes."""

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pytest_benchscale.backends.libvirt import web
@@ -34,6 +33,7 @@ _LOOK_SECONDS = 0.1  # between two looks at a lock that another session holds
 _TRIES = 4  # in a row that bring nothing
 _FIRST_PAUSE = 0.25  # seconds; doubled each time
 _MB = 1e6
+_OWN_NAMES = frozenset({"", "lock", "part", "part.json", "image.json"})  # in a URL's directory
 
 
 def fetch(
@@ -73,8 +73,10 @@ class _Place:
     @classmethod
     def of(cls, url: str, cache: Path) -> _Place:
         last = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "image"
-        return cls(cache / hashlib.sha256(url.encode()).hexdigest()[:16], name[-100:])
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[-100:]
+        if name in _OWN_NAMES:
+            name = f"image-{name}"
+        return cls(cache / hashlib.sha256(url.encode()).hexdigest()[:16], name)
 
     @property
     def image(self) -> Path:
@@ -132,6 +134,7 @@ class _Download:
         self._place = place
         self._shared = shared
         self._said = 0.0
+        self._most = 0  # bytes that were there at some time
 
     def run(self, wanted: str | None, accept: Callable[[Path], object]) -> str:
         """Download, check and put in place; return the sum."""
@@ -172,11 +175,11 @@ class _Download:
 
     def _try(self) -> Broken | None:
         """Try once; return what went wrong."""
-        before = self._size()
+        self._most = max(self._most, self._size())
         try:
             self._bring()
         except Broken as broken:
-            broken.was_fruitful = self._size() > before
+            broken.was_fruitful = self._size() > self._most
             return broken
         return None
 
@@ -193,8 +196,10 @@ class _Download:
             Broken: not all of it came.
             Refused: there will be no more.
         """
-        validator = self._validator()
+        validator, total = self._noted()
         start = self._size() if validator else 0
+        if start and start == total:
+            return  # it was all there, and its check was broken off
         line = web.Line()
         with self._shared.reading(line):
             try:
@@ -206,21 +211,20 @@ class _Download:
                 self._note(answer)
                 self._write(answer)
 
-    def _validator(self) -> str | None:
-        """Return what tells the server which file our part is of; None: begin anew."""
+    def _noted(self) -> tuple[str | None, int | None]:
+        """Return what tells the server which file our part is of, and how long that file is."""
         with suppress(OSError, ValueError, TypeError, KeyError):
             noted = json.loads(self._place.part_note.read_text())
-            if noted["url"] == self._url:
-                return str(noted["validator"])
-        return None
+            return str(noted["validator"]), noted["total"]
+        return None, None
 
     def _note(self, answer: web.Answer) -> None:
         if answer.start:
             return
         self._place.drop_part()
         if answer.validator is not None:
-            content: dict[str, Any] = {"url": self._url, "validator": answer.validator}
-            write_note(self._place.part_note, content)
+            note = {"validator": answer.validator, "total": answer.total}
+            write_note(self._place.part_note, note)
 
     def _write(self, answer: web.Answer) -> None:
         have = answer.start

@@ -211,6 +211,27 @@ async def test_a_later_session_takes_up_what_an_earlier_one_left(
     assert server.requests[-1]["Range"] == "bytes=200000-"
 
 
+async def test_a_download_whose_check_was_broken_off_is_not_fetched_again(
+    tmp_path: Path, server: Server
+) -> None:
+    url = server.put("disk", DISK, cuts=[200_000, 0, 0, 0, 0])
+    with pytest.raises(LabError):
+        await _fetch(url, tmp_path)
+    [part] = (tmp_path / "cache" / "images").glob("*/part")
+    part.write_bytes(DISK)
+    server.requests.clear()
+    assert (await _fetch(url, tmp_path)).sha256 == SUM
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["", "part", "part.json", "image.json", "lock", "%2e%2e", ".x"])
+async def test_an_image_may_have_any_name(tmp_path: Path, server: Server, name: str) -> None:
+    image = await _fetch(server.put(name, DISK, cuts=[100_000]), tmp_path)
+    assert image.path.read_bytes() == DISK
+    assert image.path.parent.parent == tmp_path / "cache" / "images"
+    assert (await _fetch(f"{server.url}/{name}", tmp_path)) == image
+
+
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 async def test_without_a_name_for_the_files_state_a_download_begins_anew(
     tmp_path: Path, server: Server, etag: str | None
@@ -312,8 +333,14 @@ async def test_a_kept_file_that_was_touched_is_fetched_anew(tmp_path: Path, serv
 
 
 async def test_user_and_password_are_sent_and_not_shown(tmp_path: Path, server: Server) -> None:
-    url = server.put("disk", DISK).replace("http://", "http://me:pa%20ss@")
+    url = server.put("disk", DISK, cuts=[9, 0, 0, 0, 0])
+    url = url.replace("http://", "http://me:pa%20ss@")
+    with pytest.raises(LabError):
+        await _fetch(url, tmp_path)
+    files = [path.read_bytes() for path in (tmp_path / "cache").rglob("*.json")]
     await _fetch(url, tmp_path)
+    files += [path.read_bytes() for path in (tmp_path / "cache").rglob("*.json")]
+    assert not any(b"pa%20ss" in content for content in files)
     assert server.requests[0]["Authorization"] == "Basic bWU6cGEgc3M="
     server.files.clear()
     with pytest.raises(LabError) as caught:

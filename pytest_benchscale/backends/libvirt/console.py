@@ -41,6 +41,7 @@ _COMPLAINT = re.compile(
     r"cloud-init.*(?:\[WARNING\]|\[ERROR\]|\[CRITICAL\]|Traceback|failed)|Dependency failed"
 )
 _MOST_COMPLAINTS = 8
+_TIME = re.compile(r"^\[ *\d+\.\d+\] ")  # the kernel's, since its start
 _NOISE = re.compile(r"^\s*$|cloud-init.* ci-info: ")  # its tables of addresses and keys
 
 
@@ -65,7 +66,9 @@ class Console:
     def complaints(self) -> list[str]:
         """Return the lines that may tell why a guest does not become ready, the last few."""
         found = [line.strip() for line in self.text().splitlines() if _COMPLAINT.search(line)]
-        return list(dict.fromkeys(found))[-_MOST_COMPLAINTS:]
+        # The same words at another time are the same complaint; the first time is shown.
+        first = {_TIME.sub("", line): line for line in reversed(found)}
+        return list(reversed(first.values()))[-_MOST_COMPLAINTS:]
 
     def trouble(self) -> str | None:
         """Return what is fatal in what is new since the last call: a kernel panic, emergency mode."""

@@ -114,6 +114,9 @@ def test_complaints_are_those_that_may_tell_why_it_is_not_ready(path: Path) -> N
         path,
         "fine\n[FAILED] Failed to start Network\nfine\n"
         "[ 9.9] cloud-init[301]: 2026-01-01 - cc_runcmd.py[WARNING]: Failed to run\n"
-        "tee: /srv/x: No space left on device\n" + "fine\n" * 30,
+        "[   10.0] tee: /srv/x: No space left on device\n"
+        "[   11.0] tee: /srv/x: No space left on device\n" + "fine\n" * 30,
     )
-    assert [line.split()[0] for line in Console(path).complaints()] == ["[FAILED]", "[", "tee:"]
+    assert [line[:10] for line in Console(path).complaints()] == [
+        *("[FAILED] F", "[ 9.9] clo", "[   10.0] ")
+    ]

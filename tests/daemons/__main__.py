@@ -1,14 +1,17 @@
-"""What the scripts call: `run COMMAND...`, and `image-options`."""
+"""What the scripts call: `run COMMAND...`, and the images that stand in for those of the examples."""
 
 from __future__ import annotations
 
 import sys
 
 from tests.daemons import provide
+from tests.daemons.guests import guest_path
 from tests.daemons.images import reference
 
 # Names of the catalogue that the example topologies use for containers, and what stands in.
 _STAND_INS = {"default": "debian", "python": "debian", "postgres:15": "postgres"}
+
+_GUEST = "debian-12"  # what they use for virtual machines
 
 
 def main() -> int:
@@ -21,8 +24,12 @@ def main() -> int:
                 *(f"--benchscale-image={name}={reference(it)}" for name, it in _STAND_INS.items())
             )
             return 0
+        case ["guest-options"]:
+            print(f"--benchscale-image={_GUEST}={guest_path()}")
+            return 0
         case _:
-            print("usage: python -m tests.daemons run COMMAND... | image-options", file=sys.stderr)
+            usage = "run COMMAND... | image-options | guest-options"
+            print(f"usage: python -m tests.daemons {usage}", file=sys.stderr)
             return 2
 
 

@@ -208,8 +208,11 @@ class Backend(Protocol):
         """
         ...
 
-    def notes(self, topology: Topology) -> Sequence[str]:
-        """Return what is declared but not enforced here, such as memory limits, for the report header."""
+    async def notes(self, topology: Topology) -> Sequence[str]:
+        """Return what is declared but not enforced here, such as memory limits, for the report header.
+
+        Where there is nothing to run on, what is known without that.
+        """
         ...
 
     async def taken_subnets(self) -> Sequence[IpNetwork]:

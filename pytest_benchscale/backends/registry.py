@@ -27,6 +27,7 @@ __all__ = [
     "choose",
     "get",
     "names",
+    "notes",
     "register",
     "resolve",
     "unregister",
@@ -163,6 +164,20 @@ async def choose(topology: Topology, images: Mapping[str, str]) -> Choice:
         resolution="make one of them usable, or leave out of the topology what they lack; "
         "`benchscale backends` shows what is there",
     )
+
+
+async def notes(name: str, topology: Topology) -> Sequence[str]:
+    """Return what a backend has to say of how it would run a topology.
+
+    Raises:
+        BackendUnavailable: there is none of that name, or it cannot be imported.
+    """
+    backend = get(name)()
+    try:
+        return await backend.notes(topology)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await backend.close()
 
 
 async def _usable(name: str, topology: Topology, images: Mapping[str, str]) -> str:

@@ -227,7 +227,7 @@ class LabSession:
             topology = request.topology
             try:
                 backend = self.choose(request)
-                notes = registry.get(backend)().notes(topology)
+                notes = self._live_portal().call_blocking(registry.notes, backend, topology)
             except BackendUnavailable as error:
                 facts.setdefault(f": {error.brief.splitlines()[0]}", []).append(topology.name)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import socket
@@ -195,7 +196,7 @@ def test_a_volume_whose_source_is_missing_is_an_error_that_names_it(tmp_path: Pa
 
 def test_a_limit_is_enforced_or_said_not_to_be() -> None:
     declared = topology({"name": "a", "memory_mb": 64, "vcpus": 0.5})
-    unenforced = " ".join(LocalBackend().notes(declared))
+    unenforced = " ".join(asyncio.run(LocalBackend().notes(declared)))
     hungry = "bytearray(200 << 20); print('had it')"
     busy = """import time
 began, wanted = time.monotonic(), 0.4

@@ -147,6 +147,8 @@ ROOTS: Mapping[str, Root] = {
             'echo "/dev/vda1 / ext4 errors=remount-ro,noatime 0 1" >"$1"/etc/fstab',
             'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
             f'chroot "$1" systemctl mask {" ".join(_UNUSED_UNITS)}',
+            # It has no archive to install from: `packages` are there, or cannot be had.
+            'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d',
             f"printf '{_CLOUD_INIT}' >\"$1\"/etc/cloud/cloud.cfg.d/90-guest.cfg",
             f"printf '{_POWER_BUTTON}' >\"$1\"/etc/acpi/events/powerbtn-acpi-support",
             # It checks its own files with that at every stage; without, it goes on.

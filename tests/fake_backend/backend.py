@@ -99,7 +99,7 @@ class FakeBackend:
     def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
         return self.script.reasons
 
-    def notes(self, topology: Topology) -> Sequence[str]:
+    async def notes(self, topology: Topology) -> Sequence[str]:
         return self.script.notes
 
     async def taken_subnets(self) -> Sequence[IpNetwork]:

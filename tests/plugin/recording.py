@@ -44,7 +44,7 @@ class RecordingBackend(FakeBackend):
             )
         return await super().probe()
 
-    def notes(self, topology):
+    async def notes(self, topology):
         return ["memory limits are not enforced"] if topology.nodes[0].memory_mb else []
 
     async def open(self, plan):

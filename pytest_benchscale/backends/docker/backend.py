@@ -126,7 +126,7 @@ class DockerBackend:
                 reasons.append(f"node {node.name!r}: ssh needs a machine of its own")
         return reasons
 
-    def notes(self, topology: Topology) -> Sequence[str]:
+    async def notes(self, topology: Topology) -> Sequence[str]:
         """Return which limits the daemon, as last seen, does not enforce."""
         return list(not_enforced(topology, type(self).last_ability))
 

@@ -8,7 +8,7 @@ ever removed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 
 import anyio
@@ -32,7 +32,7 @@ from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
-from pytest_benchscale.errors import LabError, NodeDied, NotSupported
+from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.ssh.client import SshTransport
@@ -61,9 +61,6 @@ class LibvirtBackend:
     name: ClassVar[str] = "libvirt"
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
-    last_acceleration: ClassVar[Acceleration | None] = None
-    """What the daemon that was used last has: `notes` is asked before there is a connection."""
-
     def __init__(self) -> None:
         self._connection: Connection | None = None
         self._lab: LibvirtLab | None = None
@@ -73,20 +70,22 @@ class LibvirtBackend:
     async def probe(self) -> str:
         """Connect to the daemon, and find out how fast its guests would be; `open` uses the connection."""
         connection = await self._reach()
+        found = await self._acceleration(connection)
         with told("the daemon tells nothing of itself", "probe"):
-            found = await find_acceleration(connection, images.cache_directory())
             version = await connection.call(connection.raw.getLibVersion)
             qemu = await connection.call(connection.raw.getVersion)
-        type(self).last_acceleration = found
         return f"{_dotted(version)} (QEMU {_dotted(qemu)}, {found.in_words})"
 
     def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
         """Return why virtual machines cannot be what the topology wants."""
         return list(why_not(topology, images, default_uri()))
 
-    def notes(self, topology: Topology) -> Sequence[str]:
+    async def notes(self, topology: Topology) -> Sequence[str]:
         """Return how the topology is run, as far as it is not obvious."""
-        return list(notes_on(topology, type(self).last_acceleration))
+        acceleration = None
+        with suppress(BackendUnavailable, LabError):  # that is told when a lab is wanted
+            acceleration = await self._acceleration(await self._reach())
+        return list(notes_on(topology, acceleration))
 
     async def taken_subnets(self) -> Sequence[IpNetwork]:
         """Return the subnets of the daemon's networks, and of this machine's routes when it runs here."""
@@ -95,9 +94,7 @@ class LibvirtBackend:
     async def open(self, plan: LabPlan) -> None:
         """Prepare storage, keys and the network by which we reach the guests; begin to listen to events."""
         connection = await self._reach()
-        with told("the daemon tells nothing of itself", "open"):
-            acceleration = await find_acceleration(connection, images.cache_directory())
-        self._lab = LibvirtLab(connection, plan, acceleration)
+        self._lab = LibvirtLab(connection, plan, await self._acceleration(connection))
         self._vigil = Vigil(self.name, connection, self._nodes)
         with told("the daemon sends no events", "open"):
             await self._vigil.begin()
@@ -242,6 +239,10 @@ class LibvirtBackend:
         await connection.aclose()
 
     # --- shared ---
+
+    async def _acceleration(self, connection: Connection) -> Acceleration:
+        with told("the daemon does not tell what its guests run on", "probe"):
+            return await find_acceleration(connection, images.cache_directory())
 
     async def _reach(self) -> Connection:
         if self._connection is None:

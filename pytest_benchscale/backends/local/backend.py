@@ -92,7 +92,7 @@ class LocalBackend:
         """Return why nodes that share this kernel are not enough for the topology."""
         return reasons_against(topology, images)
 
-    def notes(self, topology: Topology) -> Sequence[str]:
+    async def notes(self, topology: Topology) -> Sequence[str]:
         """Return which limits are not enforced, since control groups are not ours to make here."""
         limits = Limits.find("")
         enforced = {"memory_mb": limits.enforces_memory, "vcpus": limits.enforces_cpu}

@@ -73,7 +73,7 @@ class SshBackend:
             for reason in _against(topology, node)
         ]
 
-    def notes(self, topology: Topology) -> Sequence[str]:
+    async def notes(self, topology: Topology) -> Sequence[str]:
         """Return nothing: what is declared is done."""
         return ()
 

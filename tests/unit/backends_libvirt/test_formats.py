@@ -139,6 +139,21 @@ def _zip() -> bytes:
         (b"hello world\n" * 100, "neither a qcow2 image nor a raw one", "name a disk image"),
         (bytes(4096), "neither a qcow2 image nor a raw one", "name a disk image"),
     ],
+    ids=[
+        "empty",
+        "vmdk",
+        "vdi",
+        "vhdx",
+        "gzip",
+        "xz",
+        "bzip2",
+        "zip",
+        "tar",
+        "iso",
+        "page",
+        "text",
+        "zeros",
+    ],
 )
 def test_what_is_no_disk_image_is_called_by_its_name(
     tmp_path: Path, content: bytes, reason: str, resolution: str

@@ -163,7 +163,7 @@ async def test_a_domain_that_ends_is_told_within_two_seconds_with_its_console(
     await asyncio.to_thread(domain_of(libvirtd, lab).destroy)
     ended = time.monotonic()
     for task in (command, wait):
-        with pytest.raises(NodeDied, match="destroyed by somebody") as caught:
+        with pytest.raises(NodeDied, match="ended by somebody") as caught:
             await task
         assert "cloud-init" in str(caught.value) or "login:" in str(caught.value)
     assert time.monotonic() - ended < 2

@@ -17,9 +17,11 @@ import libvirt
 
 __all__ = ["DomainEvent", "Listener", "run_event_loop"]
 
+_SHUT_DOWN = "it was shut down from inside"
+_ENDED_BY_SOMEBODY = "its domain was ended by somebody"
 _ENDS = {
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: "it was shut down from inside",
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: "its domain was destroyed by somebody",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN: _SHUT_DOWN,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_DESTROYED: _ENDED_BY_SOMEBODY,
     libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: "it crashed",
     libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED: "its QEMU process ended unexpectedly",
     libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED: "its state was saved and it was stopped by somebody",
@@ -91,7 +93,8 @@ class Listener:
         elif event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             end = _ENDS.get(detail, "its domain ended")
         elif event == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN:
-            end = _ENDS[libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN]
+            told = detail == libvirt.VIR_DOMAIN_EVENT_SHUTDOWN_HOST
+            end = _ENDED_BY_SOMEBODY if told else _SHUT_DOWN
         elif event == libvirt.VIR_DOMAIN_EVENT_CRASHED:
             end = "its kernel panicked"
         else:

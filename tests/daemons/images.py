@@ -76,6 +76,8 @@ cloud_config_modules: [set-passwords, runcmd]
 cloud_final_modules:
   [package-update-upgrade-install, write-files-deferred, scripts-user, final-message]
 """
+# Each further connection is a login, which costs an emulated processor a second and more.
+_MANY_SESSIONS = "MaxSessions 64\nMaxStartups 64\nUseDNS no\n"
 _POWER_BUTTON = "event=button/power\naction=/sbin/poweroff\n"
 
 # What finds the root of a guest: nothing else belongs into its initramfs.
@@ -151,6 +153,7 @@ ROOTS: Mapping[str, Root] = {
             'rm -rf "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d',
             f"printf '{_CLOUD_INIT}' >\"$1\"/etc/cloud/cloud.cfg.d/90-guest.cfg",
             f"printf '{_POWER_BUTTON}' >\"$1\"/etc/acpi/events/powerbtn-acpi-support",
+            f"printf '{_MANY_SESSIONS}' >\"$1\"/etc/ssh/sshd_config.d/guest.conf",
             # It checks its own files with that at every stage; without, it goes on.
             'rm -rf "$1"/usr/lib/python3/dist-packages/jsonschema',
             *(f'rm -rf "$1"/usr/lib/python3.*/{name}' for name in _UNUSED_PYTHON),

@@ -225,7 +225,7 @@ class LibvirtBackend:
         """Remove what is left of the lab, also what no call has told of, and leave the daemon."""
         connection, lab = self._connection, self._lab
         if self._vigil is not None:
-            self._vigil.end()
+            await self._vigil.end()
         if connection is None:
             return
         with ExitStack() as last:

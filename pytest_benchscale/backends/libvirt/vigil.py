@@ -47,12 +47,12 @@ class Vigil:
             Listener, self._connection.raw, self._heard, self._heard_of_the_end
         )
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Stop listening."""
         self._ended = True
         listener, self._listener = self._listener, None
         if listener is not None:
-            listener.close()
+            await self._connection.call(listener.close)
 
     async def require(self) -> None:
         """Return when the state of all nodes is known, at once unless the daemon was away.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
@@ -16,6 +16,7 @@ import anyio
 import libvirt
 
 from pytest_benchscale.backends.base import LabPlan, NodeInfo
+from pytest_benchscale.backends.libvirt import whereabouts
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
@@ -33,11 +34,6 @@ __all__ = ["ExistingMachine"]
 _ADDRESS_SECONDS = 30.0  # of a machine that runs already
 _BOOT_SECONDS = 300.0  # of one that we started
 _POLL = 0.2
-_SOURCES = (
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
-    libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
-)
 
 
 class ExistingMachine:
@@ -134,7 +130,9 @@ class ExistingMachine:
             return await _resolve(str(declared))
         port = self._node.plan.spec.ssh.port if self._node.plan.spec.ssh else 22
         while True:
-            candidates = await self._connection.call(lambda: list(_addresses(domain)))
+            candidates = await self._connection.call(
+                whereabouts.addresses, self._connection, domain
+            )
             for candidate in candidates:
                 if len(candidates) == 1 or await _answers(candidate, port):
                     return candidate
@@ -165,8 +163,8 @@ class ExistingMachine:
     def _no_address(self, seconds: float) -> LabError:
         return self._error(
             f"no address of machine {self._node.domain!r} could be found within {seconds:g} s",
-            "neither a lease of libvirt's networks, nor a guest agent, nor the ARP table of the daemon's "
-            "machine tells one",
+            "neither a lease or reservation of libvirt's networks, nor a guest agent, nor the ARP table "
+            "of the daemon's machine tells one",
             "give it: `address: 192.0.2.7`; or install qemu-guest-agent in it",
         )
 
@@ -179,24 +177,6 @@ class ExistingMachine:
             details=details,
             resolution=resolution,
         )
-
-
-def _addresses(domain: Any) -> Iterator[IpAddress]:
-    """Yield the addresses of a domain, IPv4 first, of the first source that knows some."""
-    for source in _SOURCES:
-        try:
-            interfaces = domain.interfaceAddresses(source, 0)
-        except libvirt.libvirtError:
-            continue  # no agent, or no such source on that kind of network
-        found = [
-            ip_address(entry["addr"])
-            for interface in interfaces.values()
-            for entry in interface["addrs"] or ()
-        ]
-        usable = [one for one in found if not (one.is_loopback or one.is_link_local)]
-        if usable:
-            yield from sorted(usable, key=lambda one: one.version)
-            return
 
 
 async def _answers(address: IpAddress, port: int) -> bool:

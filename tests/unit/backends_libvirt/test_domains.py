@@ -14,7 +14,7 @@ pytest.importorskip("libvirt")
 
 import libvirt
 
-from pytest_benchscale.backends.libvirt import acceleration, connection
+from pytest_benchscale.backends.libvirt import acceleration, connection, whereabouts
 from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.events import DomainEvent
@@ -149,6 +149,17 @@ def test_what_machines_cannot_be_is_told(nodes: str, uri: str, reason: str) -> N
 def test_machines_that_are_there_can_be_elsewhere() -> None:
     there = load_text("nodes: [{name: a, existing: x, address: 192.0.2.7}]")
     assert list(why_not(there, {}, "qemu+ssh://host/system")) == []
+
+
+def test_the_arp_table_tells_where_a_machine_was_seen() -> None:
+    table = """\
+IP address       HW type     Flags       HW address            Mask     Device
+192.0.2.7        0x1         0x2         52:54:00:AA:00:01     *        virbr0
+192.0.2.8        0x1         0x0         52:54:00:aa:00:01     *        virbr0
+192.0.2.9        0x1         0x2         52:54:00:aa:00:02     *        virbr0
+"""
+    found = whereabouts.in_arp_table(table, {"52:54:00:aa:00:01"})
+    assert [str(address) for address in found] == ["192.0.2.7"]
 
 
 def test_the_report_tells_of_emulation_and_of_ways_out() -> None:

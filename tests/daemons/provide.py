@@ -122,9 +122,16 @@ def _start_libvirt(holder: Holder, ends: ExitStack, environment: dict[str, str])
         _say(f"no libvirt: {error}")
         return None
     # Its bridges would outlast it.
-    ends.callback(virtual.clear, uri)
+    ends.callback(_clear_libvirt, uri)
     environment[OWN] = f"{environment.get(OWN, '')} libvirt".strip()
     return uri
+
+
+def _clear_libvirt(uri: str) -> None:
+    try:
+        virtual.clear(uri)
+    except Unreachable as error:
+        _say(f"what is left in libvirt was not removed: {error}")
 
 
 def _make_guest() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import libvirt
 
 from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodePlan, NodeStatus
-from pytest_benchscale.backends.libvirt import images
+from pytest_benchscale.backends.libvirt import direct_boot, images
 from pytest_benchscale.backends.libvirt.ability import needs_way_out
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.cloud_init import Management, documents
@@ -89,8 +90,9 @@ class LibvirtLab:
     async def create(self, node: LibvirtNode) -> None:
         """Make a guest's disks, start it, and wait until it is ready."""
         plan, storage = node.plan, self._stored()
+        reference, boot = direct_boot.split(plan.image)
         image = await images.fetch(
-            plan.image,
+            reference,
             directory=self._plan.directory,
             cache=images.cache_directory(),
             progress=self._plan.progress,
@@ -105,7 +107,18 @@ class LibvirtLab:
         node.console_path = await storage.empty(volume(plan.name, "console"), plan.name)
         if self.connection.is_local and os.access(node.console_path, os.R_OK):
             node.console = Console(Path(node.console_path))
-        node.spec = self._spec(node, [Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)])
+        spec = self._spec(node, [Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)])
+        if boot is not None:
+            kernel = await direct_boot.provide(
+                boot, storage, self._plan.directory, locks, self._plan.progress
+            )
+            spec = replace(
+                spec,
+                kernel=kernel.kernel,
+                initramfs=kernel.initramfs,
+                command_line=kernel.command_line,
+            )
+        node.spec = spec
         await self.start(node)
 
     async def start(self, node: LibvirtNode) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_benchscale.backends.base import NodePlan, NodeStatus
+from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.loader import load_text
 from pytest_benchscale.topology.model import NodeSpec
 
@@ -14,7 +15,7 @@ pytest.importorskip("libvirt")
 
 import libvirt
 
-from pytest_benchscale.backends.libvirt import acceleration, connection, whereabouts
+from pytest_benchscale.backends.libvirt import acceleration, connection, direct_boot, whereabouts
 from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.events import DomainEvent
@@ -160,6 +161,34 @@ IP address       HW type     Flags       HW address            Mask     Device
 """
     found = whereabouts.in_arp_table(table, {"52:54:00:aa:00:01"})
     assert [str(address) for address in found] == ["192.0.2.7"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "image", "boot"),
+    [
+        ("./a.qcow2", "./a.qcow2", None),
+        ("./a.qcow2#sha256=00", "./a.qcow2#sha256=00", None),
+        ("./a#kernel=./k", "./a", ("./k", None, "root=/dev/vda1 console=ttyS0")),
+        (
+            "a/b#sha256=00#kernel=k&initrd=i",
+            "a/b#sha256=00",
+            ("k", "i", "root=/dev/vda1 console=ttyS0"),
+        ),
+        ("./a#kernel=k&initrd=i&append=a=b&c d", "./a", ("k", "i", "a=b&c d")),
+        ("./a#kernel=k&append=quiet", "./a", ("k", None, "quiet")),
+    ],
+)
+def test_an_image_says_what_it_is_started_with(
+    reference: str, image: str, boot: tuple[str, str | None, str] | None
+) -> None:
+    expected = direct_boot.DirectBoot(*boot) if boot else None
+    assert direct_boot.split(reference) == (image, expected)
+
+
+@pytest.mark.parametrize("reference", ["./a#kernel=", "./a#kernel=k&initramfs=i"])
+def test_an_image_that_says_it_wrongly_is_an_error(reference: str) -> None:
+    with pytest.raises(LabError, match="does not say what it is started with"):
+        direct_boot.split(reference)
 
 
 def test_the_report_tells_of_emulation_and_of_ways_out() -> None:

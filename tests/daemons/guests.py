@@ -21,7 +21,7 @@ from tests.daemons.images import root_hash
 from tests.daemons.packages import search_path
 from tests.daemons.roots import BuildError, cache_directory, tarball
 
-__all__ = ["GuestDisk", "cached_guest", "guest", "guest_path"]
+__all__ = ["GuestDisk", "boot_reference", "cached_guest", "guest", "guest_path"]
 
 _SECTOR = 512
 _FIRST_SECTOR = 2048  # of the partition: before it is room for the boot loader
@@ -60,6 +60,12 @@ def cached_guest() -> GuestDisk | None:
 def guest_path() -> Path:
     """Return where the guest's disk is, once it was made."""
     return _where().disk
+
+
+def boot_reference() -> str:
+    """Return the guest's disk as an image that is started without its boot loader, which takes seconds."""
+    made = _where()
+    return f"{made.disk}#kernel={made.kernel}&initrd={made.initramfs}&append={made.command_line}"
 
 
 def guest() -> GuestDisk:

@@ -34,7 +34,7 @@ from pytest_benchscale.transports.ssh.login import HostKeys, Login
 
 __all__ = ["LibvirtLab"]
 
-_MEMORY_MB, _VCPUS = 1024, 2  # of a node that asks for nothing
+_MEMORY_MB, _VCPUS = 1024, 1  # of a node that asks for nothing
 _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
 _SSH_PORT = 22

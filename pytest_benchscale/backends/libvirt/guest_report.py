@@ -50,7 +50,7 @@ going_down() {
     [ ! -e /run/systemd/shutdown/scheduled ] || return 0
     command -v systemctl >/dev/null || return 1
     case $(systemctl is-system-running 2>/dev/null) in
-    stopping|unknown|'') return 0;;
+    stopping|unknown) return 0;;
     esac
     return 1
 }

@@ -1,13 +1,16 @@
 """What is special to virtual machines: cloud-init, disks, deaths, and machines that are there already.
 
-One machine serves all tests; the last of them ends it.
+One machine serves all tests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +42,14 @@ nodes:
 EXISTING = """
 nodes:
   - {{name: there, existing: {domain}, ssh: {{user: iontest, password: iontest, known_hosts: none}}}}
+"""
+
+KILLED_RUN = """
+import sys, time
+from pytest_benchscale import Lab
+with Lab.open_sync(sys.argv[1], backend="libvirt"):
+    print("in use", flush=True)
+    time.sleep(1000)
 """
 
 
@@ -152,24 +163,40 @@ async def test_an_existing_machine_that_is_paused_is_not_resumed(lab: Lab, libvi
         await lab["machine"].resume()
 
 
+async def test_an_existing_machine_outlives_a_killed_run_as_it_was(
+    lab: Lab, libvirtd: Any, tmp_path: Path
+) -> None:
+    domain = domain_of(libvirtd, lab)
+    before = (domain.XMLDesc(0), domain.UUIDString(), domain.state())
+    (tmp_path / "there.yaml").write_text(EXISTING.format(domain=domain.name()))
+    argv = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "there.yaml")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        assert await asyncio.to_thread(run.stdout.readline) == "in use\n"
+        run.kill()
+    assert (domain.XMLDesc(0), domain.UUIDString(), domain.state()) == before
+    async with Lab.open(tmp_path / "there.yaml", backend="libvirt") as again:  # it is not locked
+        assert (await again["there"].exec("true")).ok
+
+
 async def test_a_domain_that_ends_is_told_within_two_seconds_with_its_console(
     lab: Lab, libvirtd: Any
 ) -> None:
     machine = lab["machine"]
     command = asyncio.create_task(machine.exec("sleep 1000"))
     wait = asyncio.create_task(machine.wait_for_file("/no/such/file", timeout=60))
-    await asyncio.sleep(1)
-    assert not command.done()
-    await asyncio.to_thread(domain_of(libvirtd, lab).destroy)
-    ended = time.monotonic()
-    for task in (command, wait):
-        with pytest.raises(NodeDied, match="ended by somebody") as caught:
-            await task
-        assert "cloud-init" in str(caught.value) or "login:" in str(caught.value)
-    assert time.monotonic() - ended < 2
-    assert machine.status is NodeStatus.DEAD
-
-
-async def test_nothing_can_be_done_in_a_node_that_is_dead(lab: Lab) -> None:
-    with pytest.raises(BenchscaleError, match="died"):
-        await lab["machine"].exec("true")
+    await machine.exec("until pgrep -x sleep; do sleep 0.1; done", check=True)
+    try:
+        await asyncio.to_thread(domain_of(libvirtd, lab).destroy)
+        ended = time.monotonic()
+        for task in (command, wait):
+            with pytest.raises(NodeDied, match="ended by somebody") as caught:
+                await task
+            assert "cloud-init" in str(caught.value) or "login:" in str(caught.value)
+        assert time.monotonic() - ended < 2
+        assert machine.status is NodeStatus.DEAD
+        with pytest.raises(BenchscaleError, match="died"):
+            await machine.exec("true")
+    finally:
+        await machine.start()
+    assert (await machine.exec("true")).ok

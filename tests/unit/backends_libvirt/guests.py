@@ -29,7 +29,7 @@ _NAMESPACE = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "-r", 
 _INSIDE = """\
 mount --bind {root}/run /run && mount --bind {root}/log /var/log &&
 mount --bind {root}/boot_id /proc/sys/kernel/random/boot_id || exit 125
-PATH={root}/bin:$PATH; export PATH
+PATH={root}/bin:{path}; export PATH
 exec /bin/sh -c {command}
 """
 
@@ -56,6 +56,7 @@ class FakeGuest:
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.shown_key = self.host_key
         self.system("running")
+        self._path = os.environ["PATH"]
         self._servers: list[asyncssh.SSHAcceptor] = []
         self._connections: list[asyncssh.SSHServerConnection] = []
         self._processes: list[asyncio.subprocess.Process] = []
@@ -103,9 +104,20 @@ class FakeGuest:
         script = (
             f'#!/bin/sh\ncase "$*" in *is-failed*) exit {0 if failed else 1};; esac\necho {state}\n'
         )
-        program = self.root / "bin" / "systemctl"
-        program.write_text(script)
-        program.chmod(0o755)
+        unfinished = self.root / "systemctl"
+        unfinished.write_text(script)
+        unfinished.chmod(0o755)
+        unfinished.replace(self.root / "bin" / "systemctl")  # the old one may be running
+
+    def hide(self, *programs: str) -> None:
+        """Have no such programs."""
+        tools = self.root / "tools"
+        tools.mkdir()
+        for directory in ("/usr/bin", "/usr/sbin"):
+            for program in Path(directory).iterdir():
+                if program.name not in programs and not (tools / program.name).exists():
+                    (tools / program.name).symlink_to(program)
+        self._path = str(tools)
 
     # --- cloud-init ---
 
@@ -150,7 +162,8 @@ class FakeGuest:
         return SshTransport("guest", login, env={}, fate=asked)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        script = _INSIDE.format(root=self.root, command=shlex.quote(process.command or ""))
+        command = shlex.quote(process.command or "")
+        script = _INSIDE.format(root=self.root, path=self._path, command=command)
         pipe = asyncio.subprocess.PIPE
         child = await asyncio.create_subprocess_exec(
             *(*_NAMESPACE, "/bin/sh", "-c", script),
@@ -171,6 +184,7 @@ class FakeGuest:
             process.exit(await child.wait())
         finally:
             feeding.cancel()
+            child._transport.close()  # type: ignore[attr-defined]  # its pipes, read to the end or not
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:

@@ -133,7 +133,7 @@ class LibvirtBackend:
         try:
             with told(f"stop of node {name!r} failed", "stop", name):
                 await self._ask(node, "shutdown")
-            with anyio.move_on_after(grace):
+            with anyio.move_on_after(self._opened().patience(grace)):
                 await node.ended.wait()
             await self._gone(node)
         except BaseException:

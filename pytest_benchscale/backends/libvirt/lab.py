@@ -36,6 +36,7 @@ __all__ = ["LibvirtLab"]
 
 _MEMORY_MB, _VCPUS = 1024, 1  # of a node that asks for nothing
 _EMULATION = 3.0  # how much slower than on KVM a guest may boot
+_MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
 _SSH_PORT = 22
 
@@ -177,6 +178,10 @@ class LibvirtLab:
         with told(f"the console of node {name!r} cannot be read", "logs", name):
             content = await self._stored().read(node.console_path)
         return content.decode("utf-8", "replace").replace("\r", "")
+
+    def patience(self, grace: float) -> float:
+        """Return how long a guest may take to stop: longer where it is emulated, else it loses files."""
+        return min(grace * _EMULATION, grace + _MORE_GRACE) if self._is_emulated else grace
 
     def taps(self, plan: NodePlan) -> Mapping[str, str]:
         """Return the devices on the daemon's machine, by network."""

@@ -16,6 +16,18 @@ from pytest_benchscale.transports.base import Command
 
 __all__ = ["Diagnosis", "Status", "diagnosis_command", "waiting_command"]
 
+# A stage that failed to begin with may have left nothing but the journal.
+_DIAGNOSE = """\
+df -Pk / | { read -r _; read -r _ size _ free _; echo "$size $free"; }
+if [ -s /var/log/cloud-init-output.log ]; then
+    echo "the end of /var/log/cloud-init-output.log:"
+    sed '/^ci-info: /d' /var/log/cloud-init-output.log | tail -n 30
+elif command -v journalctl >/dev/null; then
+    echo "the end of its journal about cloud-init:"
+    journalctl --no-pager -o cat -n 30 -u 'cloud-*'
+fi 2>&1
+"""
+
 # One command waits for all: an emulated guest pays dearly for each one that starts, up to 0.1 s for a
 # `sleep` and 0.3 s for a `systemctl`. So in the loop nothing is started where there is bash, which can wait
 # by itself; but systemctl, seldom, and when a stage has no process any more and has not said how it ended.
@@ -102,6 +114,12 @@ has() {
     esac
     return 1
 }
+fail() {
+    status
+    echo $finding
+    diagnose
+    exit 0
+}
 stage= doing=
 if [ -e $at/disabled ]; then echo disabled; exit 0; fi
 if [ ! -d $at ] && ! command -v cloud-init >/dev/null; then echo none; exit 0; fi
@@ -110,11 +128,14 @@ while [ ! -e $at/result.json ]; do
     [ ! -r $at/status.json ] || look
     if may_have_crashed && [ ! -e $at/result.json ] && crashed; then finding=crashed; fi
     # A machine that goes down ends cloud-init, which is no failure of its.
-    if [ "$finding" ] && ! going_down; then status; echo $finding; exit 0; fi
+    if [ "$finding" ] && ! going_down; then fail; fi
     [ -z "$finding" ] || await_reboot
     pause
 done
 await_reboot
+finding=
+[ ! -r $at/status.json ] || look
+[ -z "$finding" ] || fail
 status
 for address; do
     if ! has $address; then
@@ -126,29 +147,19 @@ echo done
 """
 _LOOKS_PER_SECOND = 5
 
-# A stage that failed to begin with may have left nothing but the journal.
-_DIAGNOSE = """\
-df -Pk / | { read -r _; read -r _ size _ free _; echo "$size $free"; }
-if [ -s /var/log/cloud-init-output.log ]; then
-    echo "the end of /var/log/cloud-init-output.log:"
-    grep -v '^ci-info: ' /var/log/cloud-init-output.log | tail -n 30
-elif command -v journalctl >/dev/null; then
-    echo "the end of its journal about cloud-init:"
-    journalctl --no-pager -o cat -n 30 -u 'cloud-*'
-fi 2>&1
-"""
-
 
 def waiting_command(seconds: float, addresses: Iterable[IpAddress]) -> Command:
     """Return what waits until cloud-init is through and the addresses are there, `seconds` at the most.
 
     It writes lines: `boot ID`; `stage NAME` for each stage that it sees; `address ADDRESS` for the one
     that it waits for; the content of status.json between `status` and `end`; and at last `done`, `none`,
-    `disabled`, `error` or `crashed`. `stopping` means that the guest goes down; nothing comes after it.
+    `disabled`, `error` or `crashed`, these two followed by what `Diagnosis` reads. `stopping` means that
+    the guest goes down; nothing comes after it.
     """
     looks = max(1, round(seconds * _LOOKS_PER_SECOND))
     written = [_as_the_kernel_writes(one) for one in addresses]
-    script = (_WAIT, "benchscale-ready", str(looks), *written)
+    whole = f"diagnose() {{\n{_DIAGNOSE}}}\n{_WAIT}"
+    script = (whole, "benchscale-ready", str(looks), *written)
     return Command(("/bin/sh", "-c", _IN_THE_BEST_SHELL, "benchscale-ready", *script))
 
 

@@ -56,6 +56,7 @@ class SetupWatch:
         self._addresses = tuple(addresses)
         self._say = say
         self._end = ""
+        self._after_end: list[str] = []
         self._status_lines: list[str] | None = None
 
     async def start(self, seconds: float) -> RunningCommand:
@@ -70,7 +71,7 @@ class SetupWatch:
             LabError: the guest has no shell that could run it.
             NodeDied: the guest has ended.
         """
-        self._end, self._status_lines = "", None
+        self._end, self._after_end, self._status_lines = "", [], None
         try:
             async for line in _lines(command.stdout):
                 self._take(line)
@@ -94,7 +95,9 @@ class SetupWatch:
         raise CutOff
 
     async def diagnose(self) -> Diagnosis:
-        """Ask what went wrong; nothing is known of a guest that does not answer."""
+        """Return what went wrong: what was told, or what the guest answers now, if it does."""
+        if self._after_end:
+            return Diagnosis.parse("\n".join(self._after_end))
         try:
             outcome = await execution.run(
                 self._launcher, diagnosis_command(), timeout=_DIAGNOSIS_SECONDS
@@ -105,7 +108,9 @@ class SetupWatch:
 
     def _take(self, line: str) -> None:
         word, _, rest = line.partition(" ")
-        if self._status_lines is not None:
+        if self._end:
+            self._after_end.append(line)
+        elif self._status_lines is not None:
             if line == "end":
                 self.status = Status.parse("\n".join(self._status_lines))
                 self._status_lines = None

@@ -106,8 +106,10 @@ async def test_links_are_devices_of_this_machine(lab: Lab, libvirtd: Any) -> Non
 async def test_an_existing_machine_is_used_and_left_as_it_was(lab: Lab, libvirtd: Any) -> None:
     domain = domain_of(libvirtd, lab)
     before = (domain.XMLDesc(0), domain.UUIDString(), domain.state())
+    networks = {network.name() for network in libvirtd.listAllNetworks()}
     text = EXISTING.format(domain=domain.name())
     async with Lab.open(load_text(text), backend="libvirt") as existing:
+        assert {network.name() for network in libvirtd.listAllNetworks()} == networks
         there = existing["there"]
         assert there.status is NodeStatus.RUNNING
         assert (await there.exec("id -un; uname -n", check=True)).stdout == "iontest\nmachine\n"

@@ -53,12 +53,14 @@ class Networks:
         """That of the daemon's machine there."""
 
     async def create(self, plan: NetworkPlan) -> NetworkInfo:
-        """Create a network of the topology's.
+        """Create a network of the topology's; one that only machines are on that are there is there, too.
 
         Raises:
             SubnetTaken: somebody else has its subnet.
             LabError: it cannot be made.
         """
+        if self._is_there(plan.name):
+            return NetworkInfo(plan.name, plan.subnet, plan.gateway, plan.internet)
         network = self._of(plan)
         if network.host is not None:
             for subnet, holder in await in_use(self._connection):
@@ -115,6 +117,14 @@ class Networks:
         for name in self._names.networks:
             await self._destroy(self._names.network(name))
         await self._destroy(self._names.management)
+
+    def _is_there(self, name: str) -> bool:
+        specs = [
+            node.spec
+            for node in self._plan.nodes
+            if any(interface.network == name for interface in node.interfaces)
+        ]
+        return bool(specs) and all(spec.existing for spec in specs)
 
     def _of(self, plan: NetworkPlan) -> BridgeNetwork:
         interfaces = [

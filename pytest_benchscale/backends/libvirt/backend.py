@@ -107,6 +107,7 @@ class LibvirtBackend:
     async def delete_network(self, name: str) -> None:
         """Remove a network."""
         if self._lab is not None:
+            await self._watching()
             await self._lab.networks.delete(name)
 
     async def create_node(self, plan: NodePlan) -> NodeInfo:
@@ -174,6 +175,7 @@ class LibvirtBackend:
         node.status = NodeStatus.STOPPED if node.is_alive else node.status
         node.lost(NodeDied(name, "it was removed"))
         if node.is_ours:
+            await self._watching()
             await self._gone(node)
             await self._opened().delete(node)
         else:
@@ -224,8 +226,6 @@ class LibvirtBackend:
     async def close(self) -> None:
         """Remove what is left of the lab, also what no call has told of, and leave the daemon."""
         connection, lab = self._connection, self._lab
-        if self._vigil is not None:
-            await self._vigil.end()
         if connection is None:
             return
         with ExitStack() as last:
@@ -233,9 +233,12 @@ class LibvirtBackend:
                 for node in self._nodes.values():
                     node.lost(NodeDied(node.plan.name, "its lab is closed"))
                 last.callback(lab.keys.close)
+                await self._watching()
                 await lab.remove_all()
             self._nodes.clear()
             self._lab = self._connection = None
+        if self._vigil is not None:
+            await self._vigil.end()
         await connection.aclose()
 
     # --- shared ---

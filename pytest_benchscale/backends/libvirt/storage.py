@@ -42,9 +42,9 @@ class Base(NamedTuple):
 class Storage:
     """The pool, and what a lab has in it."""
 
-    def __init__(self, connection: Connection, pool: Any, directory: str) -> None:
+    def __init__(self, connection: Connection, name: str, directory: str) -> None:
         self._connection = connection
-        self._pool = pool
+        self._name = name
         self.directory = directory
         """Where the pool's files are, on the daemon's machine."""
 
@@ -56,8 +56,8 @@ class Storage:
             LabError: there is none, and none can be made.
         """
         with told("there is no storage pool for disks", "storage"):
-            pool, directory = await connection.call(_find_pool, connection)
-        return cls(connection, pool, directory)
+            name, directory = await connection.call(_find_pool, connection)
+        return cls(connection, name, directory)
 
     async def base(self, image: Image, locks: Path, progress: Progress | None) -> Base:
         """Return an image as it is in the pool, uploaded when it is not.
@@ -110,6 +110,11 @@ class Storage:
         return [(name, lab) for name, lab in found if lab is not None]
 
     # --- in a thread ---
+
+    @property
+    def _pool(self) -> Any:
+        """The pool, by the connection as it is now: a daemon that was away has another one."""
+        return self._connection.raw.storagePoolLookupByName(self._name)
 
     def _provide_base(self, image: Image, locks: Path, tell: Progress) -> Base:
         name = f"benchscale-base-{image.sha256[:32]}"
@@ -177,7 +182,7 @@ class Storage:
         return [str(volume.name()) for volume in self._pool.listAllVolumes()]
 
 
-def _find_pool(connection: Connection) -> tuple[Any, str]:
+def _find_pool(connection: Connection) -> tuple[str, str]:
     for name in (_POOL, _OWN_POOL):
         try:
             pool = connection.raw.storagePoolLookupByName(name)
@@ -187,9 +192,9 @@ def _find_pool(connection: Connection) -> tuple[Any, str]:
             continue
         root = fromstring(pool.XMLDesc(0))  # noqa: S314  the daemon's own words
         if pool.isActive() and root.get("type") == "dir":
-            return pool, root.findtext("target/path", "")
+            return name, root.findtext("target/path", "")
     pool = _make_pool(connection)
-    return pool, fromstring(pool.XMLDesc(0)).findtext("target/path", "")  # noqa: S314  as above
+    return _OWN_POOL, fromstring(pool.XMLDesc(0)).findtext("target/path", "")  # noqa: S314  as above
 
 
 def _make_pool(connection: Connection) -> Any:

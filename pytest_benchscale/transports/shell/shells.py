@@ -7,8 +7,9 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 
+import anyio
+
 from pytest_benchscale.errors import BenchscaleError, LabError
-from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.base import Command, Launcher
 from pytest_benchscale.transports.shell.agent import BOOT
 from pytest_benchscale.transports.shell.killing import DENIED, KILL
@@ -117,9 +118,18 @@ class Shells:
             )
 
     async def _run_beside(self, argv: tuple[str, ...], user: str | None) -> int | None:
-        command = Command(argv, user=user)
-        outcome = await execution.run(self._launcher, command, timeout=_SIGNAL_SECONDS)
-        return outcome.returncode
+        """Run a script that prints nothing; None: it takes long, and goes on by itself.
+
+        It is not killed then, since what kills it is another such script.
+        """
+        with anyio.move_on_after(_SIGNAL_SECONDS):
+            running = await self._launcher.start(Command(argv, user=user))
+            try:
+                return await running.wait()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await running.aclose()
+        return None
 
     def _pool(self, user: str | None) -> Pool:
         if user not in self._pools:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.daemon("libvirt"),
     pytest.mark.skipif(
         os.environ.get("BENCHSCALE_TEST_VMS") != "all",
-        reason="takes an hour or two under emulation: BENCHSCALE_TEST_VMS=all",
+        reason="takes long under emulation: BENCHSCALE_TEST_VMS=all",
     ),
 ]
 

@@ -14,7 +14,7 @@ import stat
 import string
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,17 +27,16 @@ from anyio import to_thread
 from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.archive import CHUNK, pack
 from pytest_benchscale.transports.base import (
-    ByteReader,
-    ByteWriter,
     Command,
     RunningCommand,
     Transport,
 )
+from pytest_benchscale.transports.shell.flows import collect, pump, send
 from pytest_benchscale.transports.shell.landing import Landing, split_remote
 from pytest_benchscale.transports.shell.merging import questions
 from pytest_benchscale.transports.shell.mounts import mount_of
 from pytest_benchscale.transports.shell.refusals import refusal
-from pytest_benchscale.transports.shell.relay import Relay, RelayBroken
+from pytest_benchscale.transports.shell.relay import Relay
 
 __all__ = ["Bulk", "TarFiles"]
 
@@ -46,7 +45,6 @@ _AT_ONCE = 8  # threads that may wait for what comes out of one node
 _NARROWED_AT_ONCE = 100
 _LATEST = 253_402_300_799  # seconds; the end of the last year of four digits
 _LOOK_SECONDS = 60.0
-_MOST_SAID = 64 << 10  # bytes of standard error that are kept
 _MOST_IN_SCRIPT = 16 << 10  # bytes that are told a waiting shell, rather than fed to a command
 
 # busybox leaves symlinks out that lead up or to the root, unless told; GNU tar has options of its own there.
@@ -282,10 +280,10 @@ class TarFiles:
     ) -> tuple[int, bytes]:
         """Run a script on what a blocking iterator gives; return its exit code and complaints."""
         async with self._running(script, stdin=True) as running:
-            complaints = asyncio.create_task(_collect(running.stderr))
+            complaints = asyncio.create_task(collect(running.stderr))
             try:
                 if running.stdin is not None:
-                    await _send(running.stdin, chunks, ahead=ahead)
+                    await send(running.stdin, chunks, ahead=ahead)
                 said = await complaints
             finally:
                 complaints.cancel()
@@ -304,19 +302,19 @@ class TarFiles:
             work = asyncio.create_task(
                 to_thread.run_sync(landing.unpack, relay, limiter=self._limiter)
             )
-            pump = asyncio.create_task(_pump(running.stdout, relay))
-            complaints = asyncio.create_task(_collect(running.stderr))
+            pumping = asyncio.create_task(pump(running.stdout, relay))
+            complaints = asyncio.create_task(collect(running.stderr))
             try:
                 await asyncio.wait({work})
                 failure = work.exception()
-                if failure is not None and not pump.done():
+                if failure is not None and not pumping.done():
                     raise failure
                 said, code = await complaints, await running.wait()
             finally:
                 relay.break_off()
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait({work})
-                pump.cancel()
+                pumping.cancel()
                 complaints.cancel()
         if failure is not None and not (
             isinstance(failure, OSError) and failure.errno == errno.EBADMSG
@@ -340,47 +338,6 @@ class TarFiles:
         finally:
             with anyio.CancelScope(shield=True):
                 await running.aclose()
-
-
-async def _send(stream: ByteWriter, chunks: Iterator[bytes], *, ahead: bool = False) -> None:
-    """Send what an iterator gives; with `ahead` the next chunk is got while one is sent.
-
-    That pays for chunks that are read, not for those that are made: both would need the interpreter.
-    """
-    coming: asyncio.Future[bytes] | None = None
-    try:
-        while chunk := await (coming or to_thread.run_sync(next, chunks, b"")):
-            coming = None
-            if ahead:
-                coming = asyncio.ensure_future(to_thread.run_sync(next, chunks, b""))
-            await stream.send(chunk)
-        await stream.aclose()
-    except anyio.BrokenResourceError:
-        pass  # why it reads no more, its exit code tells
-    finally:
-        if coming is not None:  # or a thread would use what its caller has closed
-            with anyio.CancelScope(shield=True):
-                await asyncio.gather(coming, return_exceptions=True)
-
-
-async def _pump(stream: ByteReader, relay: Relay) -> None:
-    try:
-        while True:
-            await relay.send(await stream.receive())
-    except (anyio.EndOfStream, RelayBroken):
-        pass
-    finally:
-        relay.end()
-
-
-async def _collect(stream: ByteReader) -> bytes:
-    """Return the beginning of a stream, once it has ended."""
-    kept = bytearray()
-    with suppress(anyio.EndOfStream):
-        while True:
-            chunk = await stream.receive()
-            kept += chunk[: _MOST_SAID - len(kept)]
-    return bytes(kept)
 
 
 def _verdict(code: int, said: bytes, remote: str, directory: str) -> OSError | None:

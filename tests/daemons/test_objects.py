@@ -74,5 +74,6 @@ def test_among_others_only_what_may_be_ours_counts(
 def test_where_no_daemon_answers_there_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     monkeypatch.setenv("CONTAINER_HOST", "unix:///nonexistent/podman.sock")
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "qemu:///system?socket=/nonexistent/libvirt-sock")
     assert objects.reachable() == {}
     assert objects.everything({}) == frozenset()

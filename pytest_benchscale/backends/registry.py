@@ -39,7 +39,7 @@ GROUP = "pytest_benchscale.backends"
 AUTO = "auto"
 """Stands for the cheapest usable backend that can run a topology."""
 
-_CHEAPEST_FIRST = ("local", "docker", "podman", "libvirt", "ssh")
+_CHEAPEST_FIRST = ("local", "docker", "podman", "ssh", "libvirt")
 _EXTRAS = ("docker", "podman", "libvirt")
 """Backends that need an extra of ours to be installed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -25,6 +26,20 @@ LONGEST = 0.05  # seconds
 NODES = [f"n{number}" for number in range(50)]
 
 _SAMPLED_EVERY = 0.01  # seconds
+
+# A process of its own, which no interpreter of ours can hold up. It tells when it slept for longer than it
+# wanted to, and a processor was there for it: then the machine stood still.
+_WITNESS = """\
+import time
+def waited():
+    return int(open("/proc/self/schedstat").read().split()[1]) / 1e9
+while True:
+    began, before = time.monotonic(), waited()
+    time.sleep(0.01)
+    ended = time.monotonic()
+    if ended - began - (waited() - before) > 0.03:
+        print(began, ended, flush=True)
+"""
 
 
 class Spent(NamedTuple):
@@ -47,6 +62,11 @@ def _stolen() -> list[float]:
     return [count / os.sysconf("SC_CLK_TCK") for count in ticks]
 
 
+def _shared(began: float, ended: float, since: float, until: float) -> float:
+    """Return how long two stretches of time have in common."""
+    return max(0.0, min(ended, until) - max(began, since))
+
+
 class Meter:
     """Looks at every callback of a loop, and collects those that took too long by their own fault.
 
@@ -58,10 +78,14 @@ class Meter:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         self.held_up: list[str] = []
+        self._when: list[tuple[float, float]] = []
         self._loop = loop
         self._thread = thread
         self._others = [(time.monotonic(), self._look_at_others())]
         self._ended = threading.Event()
+        self._witness = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WITNESS], stdout=subprocess.PIPE, text=True
+        )
         self._sampler = threading.Thread(target=self._sample)
 
     @contextmanager
@@ -87,6 +111,8 @@ class Meter:
         finally:
             self._ended.set()
             self._sampler.join()
+            self._witness.terminate()
+            self._forgive(self._witness.communicate()[0])
             sys.setswitchinterval(interval)
             gc.unfreeze()
 
@@ -104,10 +130,20 @@ class Meter:
             others = self._had_the_interpreter(began)
             others += max(now - then for now, then in zip(_stolen(), stolen, strict=True))
             if computed + max(0.0, slept - others) > LONGEST:
+                self._when.append((began, began + took))
                 self.held_up.append(
                     f"{took:.3f} s, of which it ran {computed:.3f} s and slept {slept:.3f} s, "
                     f"while others had {others:.3f} s: {what}"
                 )
+
+    def _forgive(self, told: str) -> None:
+        """Take out what happened while the whole machine stood still, as the witness tells."""
+        stops = [tuple(map(float, line.split())) for line in told.splitlines()]
+        self.held_up = [
+            text
+            for text, (began, ended) in zip(self.held_up, self._when, strict=True)
+            if ended - began - sum(_shared(began, ended, *stop) for stop in stops) > LONGEST
+        ]
 
     def _had_the_interpreter(self, since: float) -> float:
         """Return an upper bound of the time in which other threads may have had it."""

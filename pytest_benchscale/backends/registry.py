@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -172,12 +173,8 @@ async def notes(name: str, topology: Topology) -> Sequence[str]:
     Raises:
         BackendUnavailable: there is none of that name, or it cannot be imported.
     """
-    backend = get(name)()
-    try:
+    async with _instance(name) as backend:
         return await backend.notes(topology)
-    finally:
-        with anyio.CancelScope(shield=True):
-            await backend.close()
 
 
 async def _usable(name: str, topology: Topology, images: Mapping[str, str]) -> str:
@@ -186,12 +183,19 @@ async def _usable(name: str, topology: Topology, images: Mapping[str, str]) -> s
     Raises:
         BackendUnavailable: it cannot.
     """
-    backend = get(name)()
-    lacking = [f"{need.where}" for need in unmet(topology, backend.capabilities)]
-    if reasons := backend.can_run(topology, images) or lacking:
-        raise BackendUnavailable(name, f"it cannot run this topology: {'; '.join(reasons)}")
-    try:
+    async with _instance(name) as backend:
+        lacking = [f"{need.where}" for need in unmet(topology, backend.capabilities)]
+        if reasons := backend.can_run(topology, images) or lacking:
+            raise BackendUnavailable(name, f"it cannot run this topology: {'; '.join(reasons)}")
         return await backend.probe()
+
+
+@asynccontextmanager
+async def _instance(name: str) -> AsyncIterator[Backend]:
+    """Have a backend that serves no lab, for a block."""
+    backend = get(name)()
+    try:
+        yield backend
     finally:
         with anyio.CancelScope(shield=True):
             await backend.close()

@@ -21,7 +21,7 @@ from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.ssh.backend import login_of
-from pytest_benchscale.backends.ssh.devices import devices
+from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology.addressing import IpAddress
@@ -71,9 +71,8 @@ class ExistingMachine:
         declared = {one.name: one.address for one in plan.spec.networks}
         addresses = {name: given or address for name, given in declared.items()}
         known = {name: given for name, given in addresses.items() if given is not None}
-        found = {name: self._devices.get(given) for name, given in known.items()}
-        interfaces = {name: device for name, device in found.items() if device is not None}
-        return replace(self._node.info(), addresses=known, interfaces=interfaces)
+        there = interfaces(known, self._devices)
+        return replace(self._node.info(), addresses=known, interfaces=there)
 
     def release(self) -> None:
         """Let other labs use it. It stays as it is."""
@@ -146,12 +145,7 @@ class ExistingMachine:
                 (await connect(login)).abort()
             except LoginFailed as failed:
                 if not failed.passing or anyio.current_time() > deadline:
-                    raise LabError(
-                        failed.reason,
-                        node=self._node.plan.name,
-                        step="ssh",
-                        resolution=failed.resolution,
-                    ) from failed
+                    raise failed.as_error(self._node.plan.name) from failed
             else:
                 break
             await asyncio.sleep(_POLL)

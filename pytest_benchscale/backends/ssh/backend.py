@@ -26,7 +26,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
-from pytest_benchscale.backends.ssh.devices import devices
+from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
@@ -209,12 +209,11 @@ def login_of(spec: NodeSpec, directory: Path, timeout_scale: float = 1.0) -> Log
 
 
 def _info(machine: _Machine) -> NodeInfo:
-    found = {name: machine.devices.get(address) for name, address in machine.addresses.items()}
     return NodeInfo(
         name=machine.plan.name,
         status=NodeStatus.RUNNING,
         addresses=machine.addresses,
-        interfaces={name: device for name, device in found.items() if device is not None},
+        interfaces=interfaces(machine.addresses, machine.devices),
     )
 
 
@@ -223,10 +222,7 @@ async def _address(plan: NodePlan, login: Login) -> IpAddress:
     try:
         found = await loop.getaddrinfo(login.host, login.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        failed = explain(login, error)
-        raise LabError(
-            failed.reason, node=plan.name, step="address", resolution=failed.resolution
-        ) from error
+        raise explain(login, error).as_error(plan.name, "address") from error
     return ip_address(str(found[0][4][0]).partition("%")[0])
 
 

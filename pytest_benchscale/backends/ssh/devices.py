@@ -9,12 +9,19 @@ from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.base import Command, Launcher
 
-__all__ = ["devices"]
+__all__ = ["devices", "interfaces"]
 
 # An ordinary user's PATH may be without the directories of the administrator's tools.
 _LIST = Command(("/bin/sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; exec ip -o address show"))
 _NOTHING = ("",) * 4
 _SECONDS = 60.0
+
+
+def interfaces(
+    addresses: Mapping[str, IpAddress], known: Mapping[IpAddress, str]
+) -> Mapping[str, str]:
+    """Return the device on each network, as far as that of the address there is known."""
+    return {name: known[address] for name, address in addresses.items() if address in known}
 
 
 async def devices(launcher: Launcher) -> Mapping[IpAddress, str]:

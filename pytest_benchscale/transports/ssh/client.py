@@ -50,9 +50,7 @@ class SshTransport:
                 replace(command, env={**self._env, **command.env}), stdin=stdin
             )
         except LoginFailed as failed:
-            raise await self._shells.fate() or LabError(
-                failed.reason, node=self.node, step="ssh", resolution=failed.resolution
-            ) from failed
+            raise await self._shells.fate() or failed.as_error(self.node) from failed
         except Refused as refused:
             return RefusedCommand(str(refused))
         except NoShell as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 import asyncssh
 
+from pytest_benchscale.errors import LabError
+
 __all__ = ["HostKeys", "Login", "LoginFailed", "explain"]
 
 
@@ -73,6 +75,10 @@ class LoginFailed(Exception):
         self.reason = reason
         self.resolution = resolution
         self.passing = passing
+
+    def as_error(self, node: str, step: str = "ssh") -> LabError:
+        """Return the error of a node whose machine this is about."""
+        return LabError(self.reason, node=node, step=step, resolution=self.resolution)
 
 
 def explain(login: Login, error: Exception) -> LoginFailed:

@@ -59,6 +59,10 @@ class RecordingBackend(FakeBackend):
         self.record(f"creating {plan.name}")
         return await super().create_node(plan)
 
+    def transport(self, name):
+        self.record(f"entering {name}")
+        return super().transport(name)
+
     async def delete_node(self, name):
         self.record(f"deleting {name}")
         await super().delete_node(name)

@@ -232,7 +232,7 @@ class LibvirtBackend:
             if lab is not None:
                 for node in self._nodes.values():
                     node.lost(NodeDied(node.plan.name, "its lab is closed"))
-                last.callback(lab.keys.close)
+                last.callback(lab.close)
                 await self._watching()
                 await lab.remove_all()
             self._nodes.clear()

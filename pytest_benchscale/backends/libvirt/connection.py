@@ -15,7 +15,7 @@ from anyio import to_thread
 from pytest_benchscale.backends.libvirt.events import run_event_loop
 from pytest_benchscale.errors import BackendUnavailable
 
-__all__ = ["Connection", "connect", "default_uri", "is_local"]
+__all__ = ["Connection", "connect", "default_uri", "is_local", "open_raw"]
 
 T = TypeVar("T")
 
@@ -85,6 +85,17 @@ class Connection:
         await to_thread.run_sync(_close, self.raw)
 
 
+def open_raw(uri: str) -> Any:
+    """Connect, in a thread. A program for ssh asks nobody, since there is nobody to answer.
+
+    Raises:
+        libvirt.libvirtError: that failed.
+    """
+    if uri.startswith("qemu+ssh://") and "no_tty=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}no_tty=1"
+    return libvirt.open(uri)
+
+
 async def connect(name: str, uri: str | None = None) -> Connection:
     """Connect the backend `name`; without a URI, to what the environment says.
 
@@ -95,7 +106,7 @@ async def connect(name: str, uri: str | None = None) -> Connection:
     run_event_loop()
     try:
         with anyio.fail_after(_CONNECT_SECONDS):
-            opened = await to_thread.run_sync(libvirt.open, wanted, abandon_on_cancel=True)
+            opened = await to_thread.run_sync(open_raw, wanted, abandon_on_cancel=True)
     except TimeoutError:
         raise BackendUnavailable(
             name,

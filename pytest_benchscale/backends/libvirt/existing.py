@@ -27,20 +27,26 @@ from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
+from pytest_benchscale.transports.ssh.jump import Jump
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed
 
 __all__ = ["ExistingMachine"]
 
 _ADDRESS_SECONDS = 30.0  # of a machine that runs already
 _BOOT_SECONDS = 300.0  # of one that we started
+_ANSWER_SECONDS = 1.0
 _POLL = 0.2
 
 
 class ExistingMachine:
     """One such machine, from `use` to `release`."""
 
-    def __init__(self, connection: Connection, lab: LabPlan, node: LibvirtNode) -> None:
+    def __init__(
+        self, connection: Connection, lab: LabPlan, node: LibvirtNode, way: Jump | None
+    ) -> None:
+        """`way` leads to where the daemon is, whose word for an address is true there, not here."""
         self._connection = connection
+        self._way = way if node.plan.spec.address is None else None
         self._lab = lab
         self._node = node
         self._lock = MachineLock(lab, node.plan.name)
@@ -59,11 +65,14 @@ class ExistingMachine:
         node.adopt(domain.UUIDString())
         seconds = (_BOOT_SECONDS if started else _ADDRESS_SECONDS) * scale
         with anyio.move_on_after(seconds):
-            self._address = await self._find_address(domain)
+            try:
+                self._address = await self._find_address(domain)
+            except LoginFailed as failed:
+                raise self._no_way(failed) from failed
         if self._address is None:
             raise self._no_address(seconds)
         login = login_of(node.plan.spec, self._lab.directory, scale)
-        await self._log_in(replace(login, host=str(self._address)), seconds)
+        await self._log_in(replace(login, host=str(self._address), through=self._way), seconds)
 
     def info(self) -> NodeInfo:
         """Return its state; on a network where no address is declared it has the one we reach it by."""
@@ -133,9 +142,22 @@ class ExistingMachine:
                 whereabouts.addresses, self._connection, domain
             )
             for candidate in candidates:
-                if len(candidates) == 1 or await _answers(candidate, port):
+                if len(candidates) == 1 or await self._answers(candidate, port):
                     return candidate
             await asyncio.sleep(_POLL)
+
+    async def _answers(self, address: IpAddress, port: int) -> bool:
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                if self._way is not None:
+                    _, hang_up = await self._way.open(str(address), port)
+                else:
+                    _, writer = await asyncio.open_connection(str(address), port)
+                    hang_up = writer.close
+        except (OSError, TimeoutError):
+            return False
+        hang_up()
+        return True
 
     async def _log_in(self, login: Login, seconds: float) -> None:
         """Log in and take the machine's lock; until the time is over, an sshd may not be there yet."""
@@ -154,6 +176,14 @@ class ExistingMachine:
         self._node.transport = transport
         self._devices = await devices(transport)
 
+    def _no_way(self, failed: LoginFailed) -> LabError:
+        return self._error(
+            failed.reason,
+            None,
+            f"{failed.resolution}; or give the address under which it is reached from here: "
+            "`address: 192.0.2.7`",
+        )
+
     def _no_address(self, seconds: float) -> LabError:
         return self._error(
             f"no address of machine {self._node.domain!r} could be found within {seconds:g} s",
@@ -171,16 +201,6 @@ class ExistingMachine:
             details=details,
             resolution=resolution,
         )
-
-
-async def _answers(address: IpAddress, port: int) -> bool:
-    try:
-        async with asyncio.timeout(1):
-            _, writer = await asyncio.open_connection(str(address), port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
 
 
 async def _resolve(host: str) -> IpAddress:

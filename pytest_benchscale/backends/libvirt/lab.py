@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import libvirt
@@ -25,12 +26,13 @@ from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, until_ready
+from pytest_benchscale.backends.libvirt.remote import way_to
 from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.login import HostKeys, Login
+from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed
 
 __all__ = ["LibvirtLab"]
 
@@ -39,6 +41,7 @@ _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
 _SSH_PORT = 22
+_CONSOLE_SECONDS = 1.0  # between two looks at a console that only the daemon can read
 
 
 class LibvirtLab:
@@ -49,6 +52,7 @@ class LibvirtLab:
         self.names = Names.of(plan)
         self.networks = Networks(connection, plan, self.names)
         self.keys = LabKeys(plan.lab_id)
+        self.way = way_to(connection.uri, plan.timeout_scale)
         self._plan = plan
         self._acceleration = acceleration
         self._storage: Storage | None = None
@@ -70,10 +74,11 @@ class LibvirtLab:
         made = [node for node in self._plan.nodes if node.spec.existing is None]
         if made:
             await self.networks.create_management(nat=any(map(self._way_out, made)))
+            await self._require_way()
 
     async def use(self, node: LibvirtNode) -> None:
         """Use a machine that is there already."""
-        machine = ExistingMachine(self.connection, self._plan, node)
+        machine = ExistingMachine(self.connection, self._plan, node, self.way)
         self._existing[node.plan.name] = machine
         await machine.use()
 
@@ -106,8 +111,7 @@ class LibvirtLab:
         seed = seed_image(self._documents(plan))
         seed_path = await storage.write(volume(plan.name, "seed"), seed, plan.name)
         node.console_path = await storage.empty(volume(plan.name, "console"), plan.name)
-        if self.connection.is_local and os.access(node.console_path, os.R_OK):
-            node.console = Console(Path(node.console_path))
+        node.console = self._console(node.console_path)
         spec = self._spec(node, [Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)])
         if boot is not None:
             kernel = await direct_boot.provide(
@@ -132,7 +136,7 @@ class LibvirtLab:
         assert node.spec is not None  # noqa: S101  it was created
         async with self._boots:
             if node.console is not None:
-                node.console.skip()
+                await self.connection.call(node.console.skip)
             xml = domain_xml(node.spec, node.begins())
             try:
                 await self.connection.call(
@@ -172,12 +176,13 @@ class LibvirtLab:
         """Return what a guest has written to its serial console."""
         if node.console is not None:
             return await self.connection.call(node.console.text)
-        if not node.console_path:
-            return ""
-        name = node.plan.name
-        with told(f"the console of node {name!r} cannot be read", "logs", name):
-            content = await self._stored().read(node.console_path)
-        return content.decode("utf-8", "replace").replace("\r", "")
+        return ""
+
+    def close(self) -> None:
+        """Let go of our keys and of the way to the guests."""
+        self.keys.close()
+        if self.way is not None:
+            self.way.close()
 
     def patience(self, grace: float) -> float:
         """Return how long a guest may take to stop: longer where it is emulated, else it loses files."""
@@ -191,6 +196,19 @@ class LibvirtLab:
         }
 
     # --- parts ---
+
+    def _console(self, path: str) -> Console:
+        if self.connection.is_local and os.access(path, os.R_OK):
+            return Console(Path(path))
+        return Console(partial(self._stored().read, path), _CONSOLE_SECONDS)
+
+    async def _require_way(self) -> None:
+        """Return when the guests could be reached from here: it would be a pity to boot them first."""
+        if self.way is not None:
+            try:
+                await self.way.require_forwarding(str(self.networks.management_host), _SSH_PORT)
+            except LoginFailed as failed:
+                raise LabError(failed.reason, step="ssh", resolution=failed.resolution) from failed
 
     def _documents(self, plan: NodePlan) -> Mapping[str, bytes]:
         networks = self.networks
@@ -246,8 +264,8 @@ class LibvirtLab:
             key=self.keys.path,
             host_keys=HostKeys(pinned=self.keys.host_key(name).public.encode()),
             timeout_scale=self._scale,
+            through=self.way,
         )
-
         return SshTransport(name, login, env=node.plan.env, fate=node.fate)
 
     async def _until_ready(self, node: LibvirtNode, transport: SshTransport) -> None:
@@ -260,6 +278,7 @@ class LibvirtLab:
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
             needs_cloud_init=node.plan.spec.cloud_init is not None,
+            through=self.way,
         )
         await until_ready(
             guest, deadlines=Deadlines().scaled(self._scale), progress=self._plan.progress

@@ -83,14 +83,6 @@ class Storage:
         with told(f"the console of node {node!r} cannot be made", "console", node):
             return await self._connection.call(self._create, name, "raw", 0, None)
 
-    async def read(self, path: str) -> bytes:
-        """Return the content of a file of the pool's, however it came there; none where there is none.
-
-        Raises:
-            libvirt.libvirtError: it cannot be read.
-        """
-        return await self._connection.call(self._read, path)
-
     async def delete(self, name: str) -> None:
         """Delete a file of the pool's, if it is there.
 
@@ -147,22 +139,25 @@ class Storage:
         stream.finish()
         return str(volume.path())
 
-    def _read(self, path: str) -> bytes:
-        with suppress(OSError):  # on another machine, or not ours to read
-            if self._connection.is_local:
-                return Path(path).read_bytes()
+    def read(self, path: str, offset: int = 0, size: int = -1) -> bytes:
+        """Return so many bytes of a file of the pool's from a place on, in a thread; -1: all of them.
+
+        Raises:
+            FileNotFoundError: there is none.
+            OSError: it cannot be read.
+        """
+        pieces = []
         try:
             volume = self._pool.storageVolLookupByName(path.rpartition("/")[2])
+            stream = self._connection.raw.newStream(0)
+            volume.download(stream, offset, max(0, size), 0)  # 0: to its end
+            while piece := stream.recv(_CHUNK):
+                pieces.append(piece)
+            stream.finish()
         except libvirt.libvirtError as error:
             if error.get_error_code() in GONE:
-                return b""
-            raise
-        stream = self._connection.raw.newStream(0)
-        volume.download(stream, 0, 0, 0)
-        pieces = []
-        while piece := stream.recv(_CHUNK):
-            pieces.append(piece)
-        stream.finish()
+                raise FileNotFoundError(path) from error
+            raise OSError(error.get_error_message() or str(error)) from error
         return b"".join(pieces)
 
     def _delete(self, name: str) -> None:

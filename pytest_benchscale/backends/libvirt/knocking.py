@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Protocol
 
 from pytest_benchscale.transports.ssh.jump import Jump
@@ -107,7 +108,7 @@ class Knocker:
         if self._through is not None:
             return await self._through.open(self.host, self.port)
         reader, writer = await asyncio.open_connection(self.host, self.port)
-        return reader, writer.transport.abort
+        return reader, partial(_abort, writer)
 
     async def _greeting(self, reader: _Reader) -> tuple[Door, str]:
         try:
@@ -122,3 +123,7 @@ class Knocker:
         if not _BANNER.startswith(banner):
             return Door.CLOSED, f"what listens is no sshd: it says {banner!r}"
         return Door.OPEN, "an sshd listens"
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()  # a writer that nobody holds any more closes it, so it is held until here

@@ -1,0 +1,160 @@
+"""Virtual machines of a libvirt daemon on another machine, which an sshd on loopback makes of this one's.
+
+One machine serves all tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_benchscale import Lab
+from pytest_benchscale.backends.base import NodeStatus
+from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.topology.loader import load_text
+from tests.contract.loopback_sshd import LoopbackSshd, serving
+from tests.contract.sshd_machines import needs_sshd
+from tests.daemons import virtual
+from tests.daemons.guests import guest_path
+
+pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio, needs_sshd]
+
+MACHINE = f"""
+network: {{name: lan}}
+nodes:
+  - {{name: machine, image: {guest_path()}, memory_mb: 512}}
+"""
+
+EXISTING = """
+nodes:
+  - {{name: there, existing: {domain}, ssh: {{user: root, key: {key}, known_hosts: none}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def here() -> str:
+    """Return the URI of the daemon as it is reached on this machine."""
+    return virtual.find()
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSshd]:
+    """Run an sshd."""
+    with serving(tmp_path_factory.mktemp("sshd")) as sshd:
+        yield sshd
+
+
+@pytest.fixture(scope="module")
+def lab(sshd: LoopbackSshd, here: str) -> Iterator[Lab]:
+    """Bring up one machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(virtual.VARIABLE, sshd.uri(here))
+        with Lab.open_sync(load_text(MACHINE), backend="libvirt") as lab:
+            yield lab
+
+
+@pytest.fixture
+def libvirtd(here: str) -> Iterator[Any]:
+    """Look at the daemon by other means than ours."""
+    with virtual.connection(here) as connection:
+        yield connection
+
+
+async def test_commands_run_in_the_guest(lab: Lab) -> None:
+    result = await lab["machine"].exec("cat; uname -n >&2; exit 3", input="in")
+    assert (result.stdout, result.stderr, result.returncode) == ("in", "machine\n", 3)
+    many = await asyncio.gather(*(lab["machine"].exec(f"echo {n}") for n in range(20)))
+    assert [each.stdout for each in many] == [f"{n}\n" for n in range(20)]
+
+
+async def test_files_go_there_and_back(lab: Lab, tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    there.write_bytes(bytes(range(256)) * 4096)
+    await lab["machine"].put(there, "/srv/file")
+    await lab["machine"].get("/srv/file", back)
+    assert back.read_bytes() == there.read_bytes()
+
+
+async def test_the_log_is_the_console_read_by_the_daemon(lab: Lab) -> None:
+    log = await lab["machine"].logs()
+    assert "Linux version" in log or "cloud-init" in log
+    backend: Any = lab._context.backend
+    console = backend._nodes["machine"].console
+    assert console.poll == 1.0  # it was not read as a file, though it could be here
+
+
+async def test_a_way_that_was_cut_is_taken_again(lab: Lab, sshd: LoopbackSshd) -> None:
+    running = asyncio.create_task(lab["machine"].exec("sleep 1000"))
+    await lab["machine"].exec("until pgrep -x sleep; do sleep 0.1; done", check=True)
+    sshd.cut_newest()
+    with pytest.raises(LabError, match="connection to node 'machine' was lost"):
+        await running
+    assert (await lab["machine"].exec("echo again")).stdout == "again\n"
+    assert lab["machine"].status is NodeStatus.RUNNING
+
+
+async def test_links_of_another_machine_are_not_ours(lab: Lab) -> None:
+    with pytest.raises(NotSupported, match="another machine"):
+        await lab._context.backend.links("machine")
+
+
+async def test_an_existing_machine_is_reached_through_the_daemons(
+    lab: Lab, sshd: LoopbackSshd, here: str, libvirtd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (domain,) = [one for one in libvirtd.listAllDomains() if str(lab.lab_id) in one.name()]
+    key = sshd.directory / "guest"
+    backend: Any = lab._context.backend
+    key.write_bytes(backend._lab.keys.path.read_bytes())
+    key.chmod(0o600)
+    monkeypatch.setenv(virtual.VARIABLE, sshd.uri(here))
+    topology = load_text(EXISTING.format(domain=domain.name(), key=key))
+    async with Lab.open(topology, backend="libvirt") as existing:
+        assert (await existing["there"].exec("uname -n", check=True)).stdout == "machine\n"
+        transport: Any = existing._context.backend.transport("there")
+        assert transport._connections.login.through is not None
+    assert domain.isActive()
+
+
+async def test_a_machine_stops_and_starts(lab: Lab) -> None:
+    await lab["machine"].write_text("/srv/kept", "kept")
+    await lab["machine"].exec("sync", check=True)
+    await lab["machine"].stop()
+    assert lab["machine"].status is NodeStatus.STOPPED
+    await lab["machine"].start()
+    assert await lab["machine"].read_text("/srv/kept") == "kept"
+
+
+@pytest.mark.parametrize(
+    ("of_sshd", "of_uri", "reason", "resolution"),
+    [
+        ("AllowTcpForwarding no", {}, "forwards no connection to 198", "AllowTcpForwarding yes"),
+        ("PermitOpen none", {}, "forwards no connection to 198", "PermitOpen"),
+        ("", {"known_hosts": "/dev/null"}, "shows a host key that is not", "accept its key"),
+        ("", {"keyfile": "{directory}/host"}, "refused the login for 'root'", "keyfile=PATH"),
+        ("", {"keyfile": "{directory}/none"}, "none cannot be used", "keyfile=PATH"),
+    ],
+)
+async def test_a_way_that_cannot_be_taken_is_told_before_a_machine_boots(
+    of_sshd: str,
+    of_uri: dict[str, str],
+    reason: str,
+    resolution: str,
+    here: str,
+    libvirtd: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving(tmp_path, of_sshd) as closed:
+        changes = {key: value.format(directory=tmp_path) for key, value in of_uri.items()}
+        monkeypatch.setenv(virtual.VARIABLE, closed.uri(here, **changes))
+        with pytest.raises(LabError) as caught:
+            async with Lab.open(load_text(MACHINE), backend="libvirt"):
+                pytest.fail("the lab came up")
+    assert caught.value.step == "ssh"
+    assert reason in caught.value.brief
+    assert f"root@127.0.0.1:{closed.port}" in caught.value.brief
+    assert resolution in str(caught.value.resolution)

@@ -13,6 +13,7 @@ import libvirt
 from anyio import to_thread
 
 from pytest_benchscale.backends.libvirt.events import run_event_loop
+from pytest_benchscale.backends.libvirt.remote import way_to
 from pytest_benchscale.errors import BackendUnavailable
 
 __all__ = ["Connection", "connect", "default_uri", "is_local", "open_raw"]
@@ -70,6 +71,8 @@ class Connection:
         self.uri = uri
         self.raw = connection
         self.is_local = is_local(uri)
+        self.way = way_to(uri)
+        """What leads to the networks of the daemon's machine, where that is another one and lets us in."""
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -81,7 +84,9 @@ class Connection:
         return await to_thread.run_sync(lambda: function(*arguments), limiter=self._limiter)
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Close the connection, and the way."""
+        if self.way is not None:
+            self.way.close()
         await to_thread.run_sync(_close, self.raw)
 
 

@@ -27,7 +27,6 @@ from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
-from pytest_benchscale.transports.ssh.jump import Jump
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed
 
 __all__ = ["ExistingMachine"]
@@ -41,12 +40,10 @@ _POLL = 0.2
 class ExistingMachine:
     """One such machine, from `use` to `release`."""
 
-    def __init__(
-        self, connection: Connection, lab: LabPlan, node: LibvirtNode, way: Jump | None
-    ) -> None:
-        """`way` leads to where the daemon is, whose word for an address is true there, not here."""
+    def __init__(self, connection: Connection, lab: LabPlan, node: LibvirtNode) -> None:
         self._connection = connection
-        self._way = way if node.plan.spec.address is None else None
+        # An address that the daemon tells is one on its machine, the file's is one from here.
+        self._way = connection.way if node.plan.spec.address is None else None
         self._lab = lab
         self._node = node
         self._lock = MachineLock(lab, node.plan.name)

@@ -26,7 +26,6 @@ from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, until_ready
-from pytest_benchscale.backends.libvirt.remote import way_to
 from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.errors import LabError
@@ -52,7 +51,6 @@ class LibvirtLab:
         self.names = Names.of(plan)
         self.networks = Networks(connection, plan, self.names)
         self.keys = LabKeys(plan.lab_id)
-        self.way = way_to(connection.uri, plan.timeout_scale)
         self._plan = plan
         self._acceleration = acceleration
         self._storage: Storage | None = None
@@ -78,7 +76,7 @@ class LibvirtLab:
 
     async def use(self, node: LibvirtNode) -> None:
         """Use a machine that is there already."""
-        machine = ExistingMachine(self.connection, self._plan, node, self.way)
+        machine = ExistingMachine(self.connection, self._plan, node)
         self._existing[node.plan.name] = machine
         await machine.use()
 
@@ -178,12 +176,6 @@ class LibvirtLab:
             return await self.connection.call(node.console.text)
         return ""
 
-    def close(self) -> None:
-        """Let go of our keys and of the way to the guests."""
-        self.keys.close()
-        if self.way is not None:
-            self.way.close()
-
     def patience(self, grace: float) -> float:
         """Return how long a guest may take to stop: longer where it is emulated, else it loses files."""
         return min(grace * _EMULATION, grace + _MORE_GRACE) if self._is_emulated else grace
@@ -204,9 +196,9 @@ class LibvirtLab:
 
     async def _require_way(self) -> None:
         """Return when the guests could be reached from here: it would be a pity to boot them first."""
-        if self.way is not None:
+        if (way := self.connection.way) is not None:
             try:
-                await self.way.require_forwarding(str(self.networks.management_host), _SSH_PORT)
+                await way.require_forwarding(str(self.networks.management_host), _SSH_PORT)
             except LoginFailed as failed:
                 raise LabError(failed.reason, step="ssh", resolution=failed.resolution) from failed
 
@@ -264,7 +256,7 @@ class LibvirtLab:
             key=self.keys.path,
             host_keys=HostKeys(pinned=self.keys.host_key(name).public.encode()),
             timeout_scale=self._scale,
-            through=self.way,
+            through=self.connection.way,
         )
         return SshTransport(name, login, env=node.plan.env, fate=node.fate)
 
@@ -278,7 +270,7 @@ class LibvirtLab:
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
             needs_cloud_init=node.plan.spec.cloud_init is not None,
-            through=self.way,
+            through=self.connection.way,
         )
         await until_ready(
             guest, deadlines=Deadlines().scaled(self._scale), progress=self._plan.progress

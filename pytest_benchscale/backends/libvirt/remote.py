@@ -11,11 +11,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 import asyncssh
 
+from pytest_benchscale.network import kernel_routes
+from pytest_benchscale.network.kernel_routes import KernelRoute
 from pytest_benchscale.transports.ssh.connections import connect
 from pytest_benchscale.transports.ssh.jump import Jump
 from pytest_benchscale.transports.ssh.login import DEFAULT_PORT, HostKeys, Login, LoginFailed
 
-__all__ = ["is_by_ssh", "login_at", "way_to"]
+__all__ = ["is_by_ssh", "login_at", "routes_at", "way_to"]
+
+_ROUTES_SECONDS = 10.0
 
 _BY_SSH = re.compile(r"qemu\+(ssh|libssh2?)://")
 
@@ -25,7 +29,7 @@ def is_by_ssh(uri: str) -> bool:
     return _BY_SSH.match(uri) is not None
 
 
-def login_at(uri: str, timeout_scale: float = 1.0) -> Login:
+def login_at(uri: str) -> Login:
     """Return how to log in to the machine of the daemon at such a URI.
 
     Raises:
@@ -42,17 +46,31 @@ def login_at(uri: str, timeout_scale: float = 1.0) -> Login:
         host_keys=HostKeys(
             path=Path(said["known_hosts"]) if "known_hosts" in said else None, unchecked=unchecked
         ),
-        timeout_scale=timeout_scale,
         reads_config=True,
     )
 
 
-def way_to(uri: str, timeout_scale: float = 1.0) -> Jump | None:
+def way_to(uri: str) -> Jump | None:
     """Return what leads to the guests of the daemon at `uri`; None: they are on networks of this machine."""
     if not is_by_ssh(uri):
         return None
-    login = login_at(uri, timeout_scale)
+    login = login_at(uri)
     return Jump(login, connect, lambda failed: _advice(login, failed))
+
+
+async def routes_at(way: Jump) -> list[KernelRoute]:
+    """Return the routes of that machine; none where it does not tell them, which is found out otherwise."""
+    tables = []
+    try:
+        connection = await way.connected()
+        for name in ("route", "ipv6_route"):
+            told = await connection.run(f"cat /proc/net/{name}", timeout=_ROUTES_SECONDS)
+            tables.append(str(told.stdout))
+        return [*kernel_routes.parse_ipv4(tables[0]), *kernel_routes.parse_ipv6(tables[1])]
+    except (LoginFailed, OSError, asyncssh.Error, ValueError):
+        # Without a way the lab ends anyway, with its reason; a machine may have no such tables; and
+        # libvirt refuses a network for which there is a route.
+        return []
 
 
 def _advice(login: Login, failed: LoginFailed) -> str:

@@ -9,6 +9,8 @@ from enum import Enum
 from functools import partial
 from typing import Protocol
 
+import asyncssh
+
 from pytest_benchscale.transports.ssh.jump import Jump
 from pytest_benchscale.transports.ssh.login import LoginFailed
 
@@ -116,8 +118,8 @@ class Knocker:
                 banner = await reader.read(len(_BANNER))
         except TimeoutError:
             return Door.CLOSED, f"something listens and said nothing for {_BANNER_SECONDS:g} s"
-        except OSError as error:
-            return Door.CLOSED, f"the connection was cut: {error.strerror or error}"
+        except (OSError, asyncssh.Error) as error:
+            return Door.CLOSED, f"the connection was cut: {error}"
         if not banner:
             return Door.CLOSED, "the connection was closed at once"
         if not _BANNER.startswith(banner):

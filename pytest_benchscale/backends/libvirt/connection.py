@@ -28,7 +28,7 @@ _START = (
 )
 _JOIN = (
     "join the group that may use it, `usermod -aG libvirt $USER`, and log in anew; or run as root; "
-    "or use LIBVIRT_DEFAULT_URI=qemu:///session"
+    "or, for machines that are there already, use your own daemon, LIBVIRT_DEFAULT_URI=qemu:///session"
 )
 _MEANINGS: tuple[tuple[str, str, str], ...] = (
     (

@@ -201,3 +201,18 @@ async def test_a_door_is_found_behind_it(machine: Machine) -> None:
         found = await Knocker("127.0.0.1", machine.port_behind, jump).until(Door.OPEN)
     assert found is Door.OPEN
     jump.close()
+
+
+async def test_what_the_users_ssh_config_says_of_it_counts(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text(
+        f"Host elsewhere\n HostName 127.0.0.1\n Port {machine.port}\n User configured\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    login = Login("elsewhere", host_keys=HostKeys(unchecked=True), reads_config=True)
+    jump = Jump(login, connect, lambda failed: "do something")
+    connection = await jump.connected()
+    assert connection.get_extra_info("username") == "configured"
+    jump.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ import pytest
 
 from pytest_benchscale import Lab
 from pytest_benchscale.backends.base import NodeStatus
-from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.backends.libvirt.connection import connect
+from pytest_benchscale.backends.libvirt.console import Console
+from pytest_benchscale.backends.libvirt.storage import Storage
+from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
 from pytest_benchscale.topology.loader import load_text
 from tests.contract.loopback_sshd import LoopbackSshd, serving
 from tests.contract.sshd_machines import needs_sshd
@@ -126,6 +130,51 @@ async def test_a_machine_stops_and_starts(lab: Lab) -> None:
     assert lab["machine"].status is NodeStatus.STOPPED
     await lab["machine"].start()
     assert await lab["machine"].read_text("/srv/kept") == "kept"
+
+
+async def test_a_console_is_read_piece_by_piece(
+    sshd: LoopbackSshd, here: str, tmp_path: Path
+) -> None:
+    connection = await connect("libvirt", sshd.uri(here))
+    storage = await Storage.open(connection)
+    name = f"benchscale-test-{tmp_path.parent.name}.console"
+    path = await storage.empty(name, "machine")
+    console = Console(partial(storage.read, path), poll=1.0)
+    try:
+        assert console.trouble() is None
+        with Path(path).open("a") as written:  # as QEMU does
+            written.write("Linux version\n" * 10_000)
+            written.flush()
+            console.skip()
+            assert storage.read(path, 5, 10) == b" version\nL"
+            assert storage.read(path, 1_000_000, 10) == b""
+            written.write("Kernel panic - not syncing: real\n")
+        assert console.trouble() == "its kernel panicked: real"
+        assert console.trouble() is None
+        assert len(console.text().splitlines()) == 10_001
+        await storage.delete(name)
+        assert console.text() == ""
+    finally:
+        await storage.delete(name)
+        await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason", "resolution"),
+    [
+        ("known_hosts", "shows a host key that is not known", "accept its key"),
+        ("user.pub", "refuses the login", "keyfile=PATH"),
+        ("netcat", "cannot be reached, or lets nobody in", "try `virsh -c 'qemu+ssh://root@127"),
+    ],
+)
+async def test_a_machine_that_libvirt_cannot_log_in_to_is_told(
+    damaged: str, reason: str, resolution: str, here: str, tmp_path: Path
+) -> None:
+    with serving(tmp_path) as closed:
+        (tmp_path / damaged).write_text("")
+        with pytest.raises(BackendUnavailable, match=reason) as caught:
+            await connect("libvirt", closed.uri(here))
+        assert resolution in str(caught.value.resolution)
 
 
 @pytest.mark.parametrize(

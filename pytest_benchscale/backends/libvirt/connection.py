@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -52,9 +53,19 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
         _JOIN,
     ),
     (
+        r"Host key verification failed|Host key is not known|host key .* mismatch",
+        "the machine of {uri} shows a host key that is not known: {text}",
+        "log in there once by `ssh` and accept its key, if it is the right one",
+    ),
+    (
+        r"Permission denied \([a-z]",
+        "the machine of {uri} refuses the login: {text}",
+        "have the agent hold a key that it takes, or name one without a passphrase: `keyfile=PATH` in the URI",
+    ),
+    (
         r"End of file while reading data|ssh|Host key",
         "the machine of {uri} cannot be reached, or lets nobody in: {text}",
-        "try `virsh -c {uri} version`; the login must need no password",
+        "try `virsh -c {quoted} version`; the login must need no password",
     ),
 )
 
@@ -116,7 +127,7 @@ async def connect(name: str, uri: str | None = None) -> Connection:
         raise BackendUnavailable(
             name,
             f"the libvirt daemon at {wanted} did not answer within {_CONNECT_SECONDS:g} s",
-            resolution=f"look at its log; try `virsh -c {wanted} version`",
+            resolution=f"look at its log; try `virsh -c {shlex.quote(wanted)} version`",
         ) from None
     except libvirt.libvirtError as error:
         raise _explain(name, wanted, error) from error
@@ -136,14 +147,14 @@ def _explain(name: str, uri: str, error: libvirt.libvirtError) -> BackendUnavail
     text = error.get_error_message() or str(error)
     for pattern, reason, resolution in _MEANINGS:
         if match := re.search(pattern, text, re.IGNORECASE):
-            words = {"uri": uri, "text": text, **match.groupdict()}
+            words = {"uri": uri, "quoted": shlex.quote(uri), "text": text, **match.groupdict()}
             return BackendUnavailable(
                 name, reason.format(**words), resolution=resolution.format(**words)
             )
     return BackendUnavailable(
         name,
         f"the libvirt daemon at {uri} refuses: {text}",
-        resolution=f"try `virsh -c {uri} version`",
+        resolution=f"try `virsh -c {shlex.quote(uri)} version`",
     )
 
 

@@ -60,7 +60,7 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
     (
         r"Permission denied \([a-z]",
         "the machine of {uri} refuses the login: {text}",
-        "have the agent hold a key that it takes, or name one without a passphrase: `keyfile=PATH` in the URI",
+        "have the agent hold a key that it takes, or name one with no passphrase in the URI: `keyfile=PATH`",
     ),
     (
         r"End of file while reading data|ssh|Host key",

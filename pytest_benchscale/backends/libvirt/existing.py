@@ -27,7 +27,7 @@ from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
-from pytest_benchscale.transports.ssh.login import Login, LoginFailed
+from pytest_benchscale.transports.ssh.login import DEFAULT_PORT, Login, LoginFailed
 
 __all__ = ["ExistingMachine"]
 
@@ -64,6 +64,7 @@ class ExistingMachine:
         with anyio.move_on_after(seconds):
             try:
                 self._address = await self._find_address(domain)
+                await self._require_way(self._address)
             except LoginFailed as failed:
                 raise self._no_way(failed) from failed
         if self._address is None:
@@ -133,23 +134,36 @@ class ExistingMachine:
         """Return the address under which it answers, once it has one."""
         if (declared := self._node.plan.spec.address) is not None:
             return await _resolve(str(declared))
-        port = self._node.plan.spec.ssh.port if self._node.plan.spec.ssh else 22
         while True:
             candidates = await self._connection.call(
                 whereabouts.addresses, self._connection, domain
             )
             for candidate in candidates:
-                if len(candidates) == 1 or await self._answers(candidate, port):
+                if len(candidates) == 1 or await self._answers(candidate):
                     return candidate
             await asyncio.sleep(_POLL)
 
-    async def _answers(self, address: IpAddress, port: int) -> bool:
+    async def _require_way(self, address: IpAddress) -> None:
+        """Return when the daemon's machine lets us through; raises `LoginFailed`."""
+        if self._way is not None:
+            await self._way.connected()
+            with anyio.move_on_after(_ANSWER_SECONDS):  # it tries, so it may
+                await self._way.require_forwarding(str(address), self._port)
+
+    @property
+    def _port(self) -> int:
+        spec = self._node.plan.spec
+        return spec.ssh.port if spec.ssh else DEFAULT_PORT
+
+    async def _answers(self, address: IpAddress) -> bool:
+        if self._way is not None:
+            await self._way.connected()
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 if self._way is not None:
-                    _, hang_up = await self._way.open(str(address), port)
+                    _, hang_up = await self._way.open(str(address), self._port)
                 else:
-                    _, writer = await asyncio.open_connection(str(address), port)
+                    _, writer = await asyncio.open_connection(str(address), self._port)
                     hang_up = writer.close
         except (OSError, TimeoutError):
             return False

@@ -90,6 +90,8 @@ class Knocker:
             self._found.set_result(door)
 
     async def _answer(self) -> tuple[Door, str]:
+        if self._through is not None:
+            await self._through.connected()  # which may take longer than an answer
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 reader, hang_up = await self._connect()

@@ -17,8 +17,10 @@ from pytest_benchscale import Lab
 from pytest_benchscale.backends.base import NodeStatus
 from pytest_benchscale.backends.libvirt.connection import connect
 from pytest_benchscale.backends.libvirt.console import Console
+from pytest_benchscale.backends.libvirt.remote import routes_at, way_to
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
+from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.topology.loader import load_text
 from tests.contract.loopback_sshd import LoopbackSshd, serving
 from tests.contract.sshd_machines import needs_sshd
@@ -157,6 +159,23 @@ async def test_a_console_is_read_piece_by_piece(
     finally:
         await storage.delete(name)
         await connection.aclose()
+
+
+async def test_the_routes_of_its_machine_are_known(sshd: LoopbackSshd, here: str) -> None:
+    way = way_to(sshd.uri(here))
+    assert way is not None
+    before = set(kernel_routes.read())
+    found = set(await routes_at(way))
+    way.close()
+    assert before & set(kernel_routes.read()) <= found
+    assert found
+
+
+async def test_a_machine_without_a_way_tells_no_routes(tmp_path: Path, here: str) -> None:
+    with serving(tmp_path) as closed:
+        way = way_to(closed.uri(here, keyfile=str(tmp_path / "none")))
+    assert way is not None
+    assert await routes_at(way) == []
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ class LibvirtLab:
         self._blueprints = Blueprints(plan, self.names, self.networks, acceleration.kind)
         self._storage: Storage | None = None
         self._shelf: Shelf | None = None
-        self._made_by = ""
+        self._machine = self._made_by = ""
         self._boots = asyncio.Semaphore(1)
         self._existing: dict[str, ExistingMachine] = {}
 
@@ -77,8 +77,9 @@ class LibvirtLab:
         with told("the daemon tells nothing of its machine", "open"):
             _, memory_mb, cpus, *_ = await self.connection.call(self.connection.raw.getInfo)
             host, self._made_by = await self.connection.call(_describe, self.connection.raw)
-        machine = f"{host}:{self._storage.directory}"
-        self._shelf = Shelf(self.connection, self._storage, images.cache_directory(), machine)
+        self._machine = f"{host}:{self._storage.directory}"
+        cache = images.cache_directory()
+        self._shelf = Shelf(self.connection, self._storage, cache, self._machine)
         self._check_memory(memory_mb)
         emulated = self._is_emulated
         self._boots = asyncio.Semaphore(max(2, cpus if emulated else cpus * _BOOTS_PER_CPU))
@@ -129,6 +130,7 @@ class LibvirtLab:
             image=image.sha256,
             disk=size,
             made_by=self._made_by,
+            machine=self._machine,
         )
         if self._plan.prepared and await self._goes_on(node, key):
             return

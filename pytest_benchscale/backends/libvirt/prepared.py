@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
-import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -119,7 +117,8 @@ class Shelf:
         with locked(self._lock(key)):
             if self._note(key) is not None:
                 return  # somebody was faster
-            volume = f"{PREFIX}{key[:16]}-{uuid.uuid4().hex[:8]}"
+            volume = f"{PREFIX}{key}"
+            self._storage.remove(volume)  # of an attempt that was cut short
             self._freeze(domain, disk, volume)
             try:
                 self._write(key, prepared, volume)
@@ -144,8 +143,10 @@ class Shelf:
     def _write(self, key: str, prepared: Prepared, volume: str) -> None:
         """Write what belongs to a state, so that all of it is there or nothing."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._directory))
+        unfinished = self._directory / f"unfinished-{key}"
+        shutil.rmtree(unfinished, ignore_errors=True)
         try:
+            unfinished.mkdir(mode=0o700)
             (unfinished / "seed").write_bytes(prepared.seed)
             (unfinished / "login").write_bytes(prepared.keys.login)
             (unfinished / "console").write_bytes(prepared.console)

@@ -20,8 +20,8 @@ _QUIET_SECONDS = 2.0
 _NOBODYS_PORT = 1  # tcpmux: the machine itself answers that nobody is there
 _COMMAND_SECONDS = 30.0
 _RANDOM_BYTES = 64
-# What is written to urandom counts from the next reseeding on. RNDRESEEDCRNG (random(4)) makes that now; where
-# nothing can call it, it comes within a minute.
+# What is written to urandom counts from the next reseeding on. RNDRESEEDCRNG (random(4)) does that now; where
+# nothing can call it, it is done within a minute.
 _SCRIPT = """\
 cat >/dev/urandom
 perl -e 'open(F, ">", "/dev/urandom") && ioctl(F, 0x5207, 0)' 2>/dev/null ||

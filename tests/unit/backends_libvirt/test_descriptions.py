@@ -184,6 +184,18 @@ def test_a_volume_tells_its_run_and_its_lab() -> None:
         assert lab_of_volume(other, "ab12") is None
 
 
+def test_a_guest_that_goes_on_is_told_where_from_and_that_it_is_another_one() -> None:
+    boots, goes_on = (
+        fromstring(domain_xml(spec(**more), UUID)) for more in ({}, {"snapshot": "ready"})
+    )
+    arguments = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+    assert boots.find(arguments) is None
+    told = goes_on.find(arguments)
+    assert told is not None
+    assert [argument.get("value") for argument in told] == ["-loadvm", "ready"]
+    assert boots.findtext("genid") == goes_on.findtext("genid") == UUID
+
+
 def test_management_macs_differ_and_stay() -> None:
     macs = [mac_of_management("a"), mac_of_management("b")]
     assert len(set(macs)) == 2

@@ -140,16 +140,16 @@ async def test_a_console_is_read_piece_by_piece(
     connection = await connect("libvirt", sshd.uri(here))
     storage = await Storage.open(connection)
     name = f"benchscale-test-{tmp_path.parent.name}.console"
-    path = await storage.empty(name, "machine")
-    console = Console(partial(storage.read, path), poll=1.0)
+    path = await storage.write(name, b"", "machine", "console")
+    console = Console(partial(storage.piece, path), poll=1.0)
     try:
         assert console.trouble() is None
         with Path(path).open("a") as written:  # as QEMU does
             written.write("Linux version\n" * 10_000)
             written.flush()
             console.skip()
-            assert storage.read(path, 5, 10) == b" version\nL"
-            assert storage.read(path, 1_000_000, 10) == b""
+            assert storage.piece(path, 5, 10) == b" version\nL"
+            assert storage.piece(path, 1_000_000, 10) == b""
             written.write("Kernel panic - not syncing: real\n")
         assert console.trouble() == "its kernel panicked: real"
         assert console.trouble() is None

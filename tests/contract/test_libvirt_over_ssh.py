@@ -114,7 +114,7 @@ async def test_an_existing_machine_is_reached_through_the_daemons(
     (domain,) = [one for one in libvirtd.listAllDomains() if str(lab.lab_id) in one.name()]
     key = sshd.directory / "guest"
     backend: Any = lab._context.backend
-    key.write_bytes(backend._lab.keys.path.read_bytes())
+    key.write_bytes(backend._lab.keys.login_file("machine").read_bytes())
     key.chmod(0o600)
     monkeypatch.setenv(virtual.VARIABLE, sshd.uri(here))
     topology = load_text(EXISTING.format(domain=domain.name(), key=key))

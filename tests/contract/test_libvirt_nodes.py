@@ -17,7 +17,13 @@ import pytest
 
 from pytest_benchscale import Lab
 from pytest_benchscale.backends.base import NodeStatus
-from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied, NotSupported
+from pytest_benchscale.errors import (
+    BenchscaleError,
+    LabError,
+    MachineMissing,
+    NodeDied,
+    NotSupported,
+)
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons import virtual
 from tests.daemons.guests import guest_path
@@ -145,7 +151,7 @@ async def test_an_existing_machine_that_is_missing_is_told_with_what_there_is(
     lab: Lab, libvirtd: Any
 ) -> None:
     name = domain_of(libvirtd, lab).name()
-    with pytest.raises(LabError, match="there is no machine") as caught:
+    with pytest.raises(MachineMissing, match="there is no machine") as caught:
         async with Lab.open(load_text(EXISTING.format(domain=f"{name}x")), backend="libvirt"):
             pytest.fail("the lab came up")
     assert f"did you mean {name!r}" in str(caught.value)

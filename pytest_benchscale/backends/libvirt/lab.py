@@ -259,11 +259,12 @@ class LibvirtLab:
             node.death,
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
-            needs_cloud_init=node.plan.spec.cloud_init is not None,
+            needs_cloud_init=node.plan.spec.cloud_init is not None and not node.is_set_up,
         )
         await until_ready(
             guest, deadlines=Deadlines().scaled(self._scale), progress=self._plan.progress
         )
+        node.is_set_up = True
 
     @property
     def _scale(self) -> float:

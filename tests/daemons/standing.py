@@ -123,7 +123,11 @@ def with_machine(name: str, command: Sequence[str]) -> int:
             ends.enter_context(_machine(name))
         except (NoMachine, Unreachable) as error:
             _say(f"no machine {name}: {error}")
-        return run_command(command, os.environ)
+        try:
+            return run_command(command, os.environ)
+        except OSError as error:
+            _say(f"{command[0]}: {error.strerror}")
+            return 127
 
 
 def _say(text: str) -> None:

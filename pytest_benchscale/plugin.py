@@ -28,6 +28,7 @@ OPTIONS = (
     ("artifacts", "DIR", "leave each lab's topology, node logs and commands in this directory"),
     ("timeout-scale", "N", "multiply the deadlines of labs, on a slow machine (default: 1)"),
     ("conditions", "enforce|off", "whether network conditions are applied (default: enforce)"),
+    ("prepared", "use|off", "whether machines go on from an earlier one's first boot (default)"),
     ("image", "NAME=REF", "run images of this name as the backend's own REF; may be repeated"),
 )
 INI_SETTINGS = (

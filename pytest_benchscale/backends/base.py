@@ -122,7 +122,8 @@ class NodePlan:
 class LabPlan:
     """A whole lab: what `open` is told. `directory` is where relative paths of the file start.
 
-    `progress` is told of work that takes long, such as the download of an image.
+    `progress` is told of work that takes long, such as the download of an image. With `prepared`, a node
+    may go on from the state in which an earlier one like it became ready.
     """
 
     lab_id: str
@@ -131,6 +132,7 @@ class LabPlan:
     networks: tuple[NetworkPlan, ...]
     nodes: tuple[NodePlan, ...]
     timeout_scale: float = 1.0
+    prepared: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = field(default=None, compare=False)
 

@@ -20,6 +20,7 @@ class LabOptions:
     `timeout_scale` multiplies every deadline of the lab's own and every wait, but not a command's
     timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
     leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
+    With `prepared`, a machine may go on from the state in which an earlier one like it became ready.
     `progress` is told of work that takes long, in the thread of the labs.
     """
 
@@ -28,5 +29,6 @@ class LabOptions:
     images: Mapping[str, str] = field(default_factory=dict)
     keep: Literal["never", "failed", "always"] = "never"
     artifacts: Path | None = None
+    prepared: bool = True
     taken: tuple[IpNetwork, ...] = ()
     progress: Progress | None = None

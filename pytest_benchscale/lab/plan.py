@@ -60,9 +60,7 @@ def build_plan(
                 name=node.name,
                 hostname=hostname_of(node.name),
                 image=images.resolve(node.image, backend, options.images),
-                interfaces=_interfaces(
-                    topology, node.name, addressing, lab_id, conditions=conditions
-                ),
+                interfaces=_interfaces(topology, node.name, addressing, conditions=conditions),
                 routes=routing.routes(node.name),
                 hosts=routing.hosts(node.name),
                 forwards=node.name in routing.routers,
@@ -72,19 +70,20 @@ def build_plan(
             for node in topology.nodes
         ),
         timeout_scale=options.timeout_scale,
+        prepared=options.prepared,
         labels=owner_labels(),
         progress=options.progress,
     )
 
 
 def _interfaces(
-    topology: Topology, node: str, addressing: Addressing, lab_id: str, *, conditions: bool
+    topology: Topology, node: str, addressing: Addressing, *, conditions: bool
 ) -> tuple[InterfacePlan, ...]:
     return tuple(
         InterfacePlan(
             network=network,
             device=f"eth{number}",
-            mac=mac_of(lab_id, node, network),
+            mac=mac_of(node, network),
             address=address,
             conditions=effective_conditions(topology, node, network) if conditions else None,
         )
@@ -101,8 +100,11 @@ def hostname_of(name: str) -> str:
     return f"{plain}-{digest}" if plain else f"node-{digest}"
 
 
-def mac_of(lab_id: str, node: str, network: str) -> str:
-    """Return a MAC for an attachment: always the same one, locally administered, unicast."""
-    digest = bytearray(hashlib.sha256(f"{lab_id}\0{node}\0{network}".encode()).digest()[:6])
+def mac_of(node: str, network: str) -> str:
+    """Return a MAC for an attachment: locally administered, unicast, and the same in every lab.
+
+    Labs share no network, so that it need not differ; and a machine finds the devices that it had.
+    """
+    digest = bytearray(hashlib.sha256(f"{node}\0{network}".encode()).digest()[:6])
     digest[0] = digest[0] & 0xFC | 0x02  # IEEE 802: bit 1 is "local", bit 0 "group"
     return digest.hex(":")

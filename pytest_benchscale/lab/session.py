@@ -292,6 +292,7 @@ class LabSession:
             chosen = self.settings
             options = LabOptions(
                 conditions=chosen.conditions,
+                prepared=chosen.prepared == "use",
                 timeout_scale=chosen.timeout_scale,
                 images=chosen.images,
                 keep=chosen.keep,

@@ -11,11 +11,12 @@ from typing import Literal, cast
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError
 
-__all__ = ["Conditions", "Keep", "Missing", "Settings", "check_backend"]
+__all__ = ["Conditions", "Keep", "Missing", "Prepared", "Settings", "check_backend"]
 
 Missing = Literal["fail", "skip"]
 Keep = Literal["never", "failed", "always"]
 Conditions = Literal["enforce", "off"]
+Prepared = Literal["use", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Settings:
     artifacts: Path | None = None
     timeout_scale: float = 1.0
     conditions: Conditions = "enforce"
+    prepared: Prepared = "use"
     images: Mapping[str, str] = field(default_factory=dict)
     presets: tuple[Path, ...] = ()
     search_path: tuple[Path, ...] = ()
@@ -48,6 +50,7 @@ class Settings:
         artifacts: str | None = None,
         timeout_scale: str | None = None,
         conditions: str | None = None,
+        prepared: str | None = None,
         image: Sequence[str] | None = None,
         ini_backend: str = "",
         ini_topology_path: Sequence[Path] = (),
@@ -68,6 +71,7 @@ class Settings:
             artifacts=_directory(start, artifacts),
             timeout_scale=_scale(timeout_scale),
             conditions=cast("Conditions", _choice("conditions", conditions, ("enforce", "off"))),
+            prepared=cast("Prepared", _choice("prepared", prepared, ("use", "off"))),
             images=dict(_image(text) for text in image or ()),
             presets=tuple(_file("benchscale_presets", path) for path in ini_presets),
             search_path=(*ini_topology_path, root),
@@ -81,6 +85,7 @@ class Settings:
             f"labs are kept: {self.keep}" if self.keep != "never" else "",
             f"timeouts x {self.timeout_scale:g}" if self.timeout_scale != 1 else "",
             "network conditions off" if self.conditions == "off" else "",
+            "no prepared states" if self.prepared == "off" else "",
             *(f"image {name}={reference}" for name, reference in self.images.items()),
             f"artifacts in {self.artifacts}" if self.artifacts else "",
         ]

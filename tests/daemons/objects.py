@@ -86,7 +86,7 @@ def _listing_of_libvirt(uri: str) -> Iterator[Listed]:
                 yield kind, thing.name(), thing.UUIDString(), _labels_in(thing.XMLDesc(0))
         for pool in libvirtd.listAllStoragePools():
             for volume in pool.listAllVolumes():
-                if not volume.name().startswith(virtual.BASE):
+                if not volume.name().startswith(virtual.STAYING):
                     yield "volume", volume.name(), volume.key(), {}
 
 

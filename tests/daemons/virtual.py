@@ -17,13 +17,16 @@ from tests.daemons.own import run_directory
 from tests.daemons.packages import search_path
 from tests.daemons.service import Holder, NotStarted, is_alive, tail
 
-__all__ = ["BASE", "VARIABLE", "clear", "connection", "find", "start"]
+__all__ = ["STAYING", "VARIABLE", "clear", "connection", "find", "start"]
 
 VARIABLE = "LIBVIRT_DEFAULT_URI"
 _SYSTEM = "qemu:///system"
 _SECONDS_TO_START = 60.0
 _SECONDS_TO_ANSWER = 20.0
-BASE = "benchscale-base-"  # volumes that stay from run to run, as images of containers do
+STAYING = (
+    "benchscale-base-",
+    "benchscale-prepared-",
+)  # from run to run, as images of containers do
 
 _CONFIGURATION = """\
 unix_sock_dir = "{sockets}"
@@ -129,7 +132,7 @@ def start(holder: Holder) -> str:
 
 
 def clear(uri: str) -> int:
-    """Remove everything but the bases of disks from a daemon that is ours; return how much it was."""
+    """Remove everything but what stays from a daemon that is ours; return how much it was."""
     with connection(uri) as libvirtd:
         things = [*libvirtd.listAllDomains(), *libvirtd.listAllNetworks()]
         for thing in things:
@@ -141,7 +144,7 @@ def clear(uri: str) -> int:
             volume
             for pool in libvirtd.listAllStoragePools()
             for volume in pool.listAllVolumes()
-            if not volume.name().startswith(BASE)
+            if not volume.name().startswith(STAYING)
         ]
         for volume in volumes:
             volume.delete(0)

@@ -244,6 +244,21 @@ class TestTheOthers:
             errors=1
         )
 
+    def test_prepared_off_reaches_the_lab_and_is_told(self, suite):
+        suite.makepyfile(
+            """
+            import pytest
+
+            @pytest.mark.topology("lan.yaml")
+            def test_it(lab):
+                assert not lab.options.prepared
+            """
+        )
+        result = suite.run("--benchscale-prepared=off")
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(["benchscale: *no prepared states*"])
+        suite.run("--benchscale-prepared=use").assert_outcomes(failed=1)
+
     def test_preset_libraries_lend_their_presets(self, suite):
         (suite.path / "presets.yaml").write_text("presets: {moon: {latency_ms: 1300}}\n")
         (suite.path / "far.yaml").write_text(
@@ -274,6 +289,7 @@ class TestTheOthers:
         ("--benchscale-missing=skp", "'skp' is none of fail, skip; did you mean 'skip'[?]"),
         ("--benchscale-keep=yes", "'yes' is none of never, failed, always"),
         ("--benchscale-conditions=on", "'on' is none of enforce, off"),
+        ("--benchscale-prepared=of", "'of' is none of use, off; did you mean 'off'?"),
         ("--benchscale-timeout-scale=fast", "'fast' is not a number above 0"),
         ("--benchscale-timeout-scale=0", "'0' is not a number above 0"),
         ("--benchscale-timeout-scale=nan", "'nan' is not a number above 0"),
@@ -309,7 +325,10 @@ def test_a_wrong_ini_setting_is_a_usage_error_in_one_line(suite, setting, messag
 
 def test_the_options_are_in_the_help(suite):
     result = suite.run("--help")
-    for name in ("backend", "missing", "keep", "artifacts", "timeout-scale", "image", "conditions"):
+    for name in (
+        *("backend", "missing", "keep", "artifacts", "timeout-scale", "image", "conditions"),
+        "prepared",
+    ):
         result.stdout.fnmatch_lines([f"  --benchscale-{name}*"])
     for name in ("backend", "topology_path", "presets"):
         result.stdout.fnmatch_lines([f"  benchscale_{name} (*"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 import libvirt
@@ -28,7 +28,7 @@ from pytest_benchscale.backends.libvirt import images, networks, owned
 from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration, find_acceleration
 from pytest_benchscale.backends.libvirt.connection import Connection, connect, default_uri
-from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
+from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
@@ -52,7 +52,6 @@ _CAPABILITIES = frozenset(
         Capability.USERS,
     }
 )
-_ENDED = GONE | {libvirt.VIR_ERR_OPERATION_INVALID}
 
 
 class LibvirtBackend:
@@ -123,7 +122,7 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         await self._watching()
         if not node.is_alive:
-            await self._gone(node)
+            await self._opened().end(node)
             await self._opened().start(node)
         return node.info()
 
@@ -136,7 +135,7 @@ class LibvirtBackend:
                 await self._ask(node, "shutdown")
             with anyio.move_on_after(self._opened().patience(grace)):
                 await node.ended.wait()
-            await self._gone(node)
+            await self._opened().end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -147,7 +146,7 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         before, node.status = node.status, NodeStatus.STOPPED
         try:
-            await self._gone(node)
+            await self._opened().end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -176,7 +175,7 @@ class LibvirtBackend:
         node.lost(NodeDied(name, "it was removed"))
         if node.is_ours:
             await self._watching()
-            await self._gone(node)
+            await self._opened().end(node)
             await self._opened().delete(node)
         else:
             self._opened().release(node)
@@ -289,28 +288,8 @@ class LibvirtBackend:
         try:
             await connection.call(ask)
         except libvirt.libvirtError as error:
-            if error.get_error_code() not in _ENDED:
+            if error.get_error_code() not in ENDED:
                 raise
-
-    async def _gone(self, node: LibvirtNode) -> None:
-        """End a domain of ours, if it runs; return when nothing of it is there."""
-        assert node.is_ours  # noqa: S101  no other one is ever ended
-        connection = self._opened().connection
-
-        def destroy() -> Any:
-            connection.raw.lookupByName(node.domain).destroy()
-
-        try:
-            await connection.call(destroy)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in _ENDED:
-                raise explain(
-                    error,
-                    f"node {node.plan.name!r} could not be ended",
-                    "kill",
-                    node.plan.name,
-                ) from error
-        node.ended.set()
 
 
 def _dotted(version: int) -> str:

@@ -13,6 +13,9 @@ from pytest_benchscale.backends.libvirt.network_xml import add_labels
 __all__ = ["Disk", "DomainSpec", "Link", "domain_xml"]
 
 
+_QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
+
+
 class Disk(NamedTuple):
     """A file on the daemon's machine that the guest sees as a disk."""
 
@@ -32,7 +35,11 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DomainSpec:
-    """A guest. `console` is the file on the daemon's machine that its serial console is written to."""
+    """A guest.
+
+    `console` is the file on the daemon's machine that its serial console is written to. With `snapshot` the
+    guest does not boot but goes on from the snapshot of that name in its first disk.
+    """
 
     name: str
     accelerator: Accelerator
@@ -45,13 +52,19 @@ class DomainSpec:
     kernel: str | None = None
     initramfs: str | None = None
     command_line: str | None = None
+    snapshot: str | None = None
 
 
 def domain_xml(spec: DomainSpec, uuid: str) -> str:
-    """Return a guest's description: virtio for everything, and no more devices than it needs."""
+    """Return a guest's description: virtio for everything, and no more devices than it needs.
+
+    `uuid` is that of this run, also by the device that tells a guest that it is not the only one that went on
+    from its state: Linux then draws new random numbers.
+    """
     root = Element("domain", {"type": spec.accelerator})
     _text(root, "name", spec.name)
     _text(root, "uuid", uuid)
+    _text(root, "genid", uuid)
     add_labels(root, spec.labels)
     _text(root, "memory", str(spec.memory_mb), unit="MiB")
     _text(root, "vcpu", str(spec.vcpus))
@@ -73,6 +86,11 @@ def domain_xml(spec: DomainSpec, uuid: str) -> str:
     for link in spec.links:
         _link(devices, link)
     _small_devices(devices, spec.console)
+    if spec.snapshot is not None:
+        # libvirt's own way, `revert`, needs a domain that outlives us.
+        arguments = SubElement(root, f"{{{_QEMU}}}commandline")
+        for argument in ("-loadvm", spec.snapshot):
+            SubElement(arguments, f"{{{_QEMU}}}arg", {"value": argument})
     return tostring(root, encoding="unicode")
 
 

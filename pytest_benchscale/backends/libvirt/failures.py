@@ -10,7 +10,7 @@ import libvirt
 
 from pytest_benchscale.errors import LabError
 
-__all__ = ["GONE", "explain", "told"]
+__all__ = ["ENDED", "GONE", "explain", "told"]
 
 GONE = frozenset(
     {
@@ -21,6 +21,9 @@ GONE = frozenset(
     }
 )
 """What is asked for is not there."""
+
+ENDED = GONE | {libvirt.VIR_ERR_OPERATION_INVALID}
+"""A domain is not there, or does not run."""
 
 _ADVICE = {
     r"Cannot allocate memory|cannot set up guest memory": "the machine has not so much free memory: give "

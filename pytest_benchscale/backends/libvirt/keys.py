@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncssh
 
 from pytest_benchscale.backends.libvirt.cloud_init import HostKey
 
-__all__ = ["LabKeys"]
+__all__ = ["GuestKeys", "LabKeys"]
 
 _ALGORITHM = "ssh-ed25519"
 
 
+@dataclass(frozen=True, slots=True)
+class GuestKeys:
+    """Those of one guest: `login` is the private key that it lets in, `host` the public one that it shows."""
+
+    login: bytes = field(repr=False)
+    host: str
+
+
 class LabKeys:
-    """Made for one lab, and gone with it."""
+    """Made for one lab, and gone with it; a guest that goes on from a kept state has those it had."""
 
     def __init__(self, lab_id: str) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix=f"benchscale-{lab_id}-"))
         key = asyncssh.generate_private_key(_ALGORITHM, comment="benchscale")
-        self.path = self._directory / "key"
-        key.write_private_key(self.path)
-        self.path.chmod(0o600)
+        self._login = key.export_private_key()
+        self._file = self._write("key", self._login)
         self.public = key.export_public_key().decode().strip()
         self._host_keys: dict[str, HostKey] = {}
+        self._kept: dict[str, tuple[GuestKeys, Path]] = {}
 
     def host_key(self, node: str) -> HostKey:
-        """Return the key of a node, the same each time."""
+        """Return the key that we make for a node, the same each time."""
         if node not in self._host_keys:
             key = asyncssh.generate_private_key(_ALGORITHM, comment="benchscale")
             self._host_keys[node] = HostKey(
@@ -36,6 +45,30 @@ class LabKeys:
             )
         return self._host_keys[node]
 
+    def of(self, node: str) -> GuestKeys:
+        """Return the keys by which a node is reached."""
+        if node in self._kept:
+            return self._kept[node][0]
+        return GuestKeys(self._login, self.host_key(node).public)
+
+    def login_file(self, node: str) -> Path:
+        """Return the file with the key that a node lets in."""
+        return self._kept[node][1] if node in self._kept else self._file
+
+    def take_over(self, node: str, keys: GuestKeys) -> None:
+        """Use the keys that a node had before."""
+        self._kept[node] = (keys, self._write(f"key-{len(self._kept)}", keys.login))
+
+    def make_anew(self, node: str) -> None:
+        """Use keys of our own for a node again."""
+        self._kept.pop(node, None)
+
     def close(self) -> None:
-        """Remove our key."""
+        """Remove our keys."""
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _write(self, name: str, key: bytes) -> Path:
+        path = self._directory / name
+        path.touch(0o600)
+        path.write_bytes(key)
+        return path

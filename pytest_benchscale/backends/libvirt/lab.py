@@ -4,41 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
 from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodePlan, NodeStatus
 from pytest_benchscale.backends.libvirt import direct_boot, images
-from pytest_benchscale.backends.libvirt.ability import needs_way_out
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
-from pytest_benchscale.backends.libvirt.cloud_init import Management, documents
+from pytest_benchscale.backends.libvirt.blueprint import Blueprints, way_out
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.console import Console
-from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, Link, domain_xml
+from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, domain_xml
 from pytest_benchscale.backends.libvirt.existing import ExistingMachine
-from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
+from pytest_benchscale.backends.libvirt.failures import ENDED, explain, told
 from pytest_benchscale.backends.libvirt.keys import LabKeys
-from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
+from pytest_benchscale.backends.libvirt.naming import Names
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
-from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, until_ready
+from pytest_benchscale.backends.libvirt.prepared import (
+    SNAPSHOT,
+    Prepared,
+    Shelf,
+    TooLarge,
+    key_of,
+)
+from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, Ready, until_ready
 from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.storage import Storage
-from pytest_benchscale.errors import LabError
-from pytest_benchscale.topology.addressing import IpAddress
+from pytest_benchscale.backends.libvirt.waking import until_awake, until_quiet
+from pytest_benchscale.errors import LabError, NodeDied
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.login import HostKeys, Login
 
 __all__ = ["LibvirtLab"]
 
-_MEMORY_MB, _VCPUS = 1024, 1  # of a node that asks for nothing
 _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
 _SSH_PORT = 22
+_WAKE_SECONDS = 20.0  # on a fast machine
 
 
 class LibvirtLab:
@@ -51,7 +60,10 @@ class LibvirtLab:
         self.keys = LabKeys(plan.lab_id)
         self._plan = plan
         self._acceleration = acceleration
+        self._blueprints = Blueprints(plan, self.names, self.networks, acceleration.kind)
         self._storage: Storage | None = None
+        self._shelf: Shelf | None = None
+        self._machine = self._made_by = ""
         self._boots = asyncio.Semaphore(1)
         self._existing: dict[str, ExistingMachine] = {}
 
@@ -64,12 +76,18 @@ class LibvirtLab:
         self._storage = await Storage.open(self.connection)
         with told("the daemon tells nothing of its machine", "open"):
             _, memory_mb, cpus, *_ = await self.connection.call(self.connection.raw.getInfo)
+            host, self._made_by = await self.connection.call(_describe, self.connection.raw)
+        self._machine = f"{host}:{self._storage.directory}"
+        cache = images.cache_directory()
+        self._shelf = Shelf(self.connection, self._storage, cache, self._machine)
         self._check_memory(memory_mb)
         emulated = self._is_emulated
         self._boots = asyncio.Semaphore(max(2, cpus if emulated else cpus * _BOOTS_PER_CPU))
         made = [node for node in self._plan.nodes if node.spec.existing is None]
         if made:
-            await self.networks.create_management(nat=any(map(self._way_out, made)))
+            await self.networks.create_management(
+                nat=any(way_out(self._plan, node) for node in made)
+            )
 
     async def use(self, node: LibvirtNode) -> None:
         """Use a machine that is there already."""
@@ -89,40 +107,111 @@ class LibvirtLab:
             machine.release()
 
     async def create(self, node: LibvirtNode) -> None:
-        """Make a guest's disks, start it, and wait until it is ready."""
+        """Make a guest and wait until it is ready: from a kept state, or else by its first boot."""
         plan, storage = node.plan, self._stored()
         reference, boot = direct_boot.split(plan.image)
+        cache = images.cache_directory()
         image = await images.fetch(
             reference,
             directory=self._plan.directory,
-            cache=images.cache_directory(),
+            cache=cache,
             progress=self._plan.progress,
         )
         size = images.check_size(image, plan.spec.disk_gb, node=plan.name)
-        locks = images.cache_directory() / "locks"
-        base = await storage.base(image, locks, self._plan.progress)
-        volume = self.names.volume
-        disk = await storage.overlay(volume(plan.name, "disk"), base, size, plan.name)
-        seed = seed_image(self._documents(plan))
-        seed_path = await storage.write(volume(plan.name, "seed"), seed, plan.name)
-        node.console_path = await storage.empty(volume(plan.name, "console"), plan.name)
+        locks, progress = cache / "locks", self._plan.progress
+        base = await storage.base(image, locks, progress)
+        kernel = None
+        if boot is not None:
+            kernel = await direct_boot.provide(boot, storage, self._plan.directory, locks, progress)
+        node.spec = self._blueprints.domain(plan, kernel)
+        key = key_of(
+            node.spec,
+            self._blueprints.documents(plan),
+            image=image.sha256,
+            disk=size,
+            made_by=self._made_by,
+            machine=self._machine,
+        )
+        if self._plan.prepared and await self._goes_on(node, key):
+            return
+        await storage.overlay(self.names.volume(plan.name, "disk"), base, size, plan.name)
+        await self._boots_first(node, key)
+
+    async def _boots_first(self, node: LibvirtNode, key: str) -> None:
+        """Let a guest boot for the first time from its disk, and keep the state in which it is ready."""
+        name, keys = node.plan.name, self.keys
+        documents = self._blueprints.documents(
+            node.plan, login=keys.public, host_key=keys.host_key(name)
+        )
+        seed = seed_image(documents)
+        await self._give_files(node, seed, b"")
+        ready = await self.start(node)
+        if self._plan.prepared and not ready.warnings:
+            await self._keep(node, key, seed)
+
+    async def _give_files(self, node: LibvirtNode, seed: bytes, console: bytes) -> None:
+        """Make the files that a guest has beside its disk, which is there."""
+        assert node.spec is not None  # noqa: S101  it was drawn
+        name, storage, volume = node.plan.name, self._stored(), self.names.volume
+        disk = f"{storage.directory}/{volume(name, 'disk')}"
+        seed_path = await storage.write(volume(name, "seed"), seed, name, "seed")
+        node.console_path = await storage.write(volume(name, "console"), console, name, "console")
         if self.connection.is_local and os.access(node.console_path, os.R_OK):
             node.console = Console(Path(node.console_path))
-        spec = self._spec(node, [Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)])
-        if boot is not None:
-            kernel = await direct_boot.provide(
-                boot, storage, self._plan.directory, locks, self._plan.progress
-            )
-            spec = replace(
-                spec,
-                kernel=kernel.kernel,
-                initramfs=kernel.initramfs,
-                command_line=kernel.command_line,
-            )
-        node.spec = spec
-        await self.start(node)
+        node.spec = replace(
+            node.spec,
+            disks=(Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)),
+            console=node.console_path,
+        )
 
-    async def start(self, node: LibvirtNode) -> None:
+    async def _goes_on(self, node: LibvirtNode, key: str) -> bool:
+        """Let a guest go on from a kept state; return whether there was one that is of use."""
+        name = node.plan.name
+        try:
+            with told(f"the kept state of node {name!r} cannot be used", "wake", name):
+                prepared = await self._shelved().take(key, self.names.volume(name, "disk"))
+            if prepared is None:
+                return False
+            await self._wake(node, prepared)
+        except (LabError, NodeDied) as error:
+            self._tell(f"{name}: does not go on from its prepared state, boots anew: {error.brief}")
+            await self.end(node)
+            node.lost(error)
+            self.keys.make_anew(name)
+            with told("a prepared state that is of no use cannot be removed", "wake", name):
+                await self._shelved().forget(key)
+            await self.delete(node)
+            return False
+        return True
+
+    async def _wake(self, node: LibvirtNode, prepared: Prepared) -> None:
+        assert node.spec is not None  # noqa: S101  it was drawn
+        begun = time.monotonic()
+        self._tell(f"{node.plan.name}: goes on from its prepared state")
+        self.keys.take_over(node.plan.name, prepared.keys)
+        await self._give_files(node, prepared.seed, prepared.console)
+        async with self._boots:
+            await self._launch(node, replace(node.spec, snapshot=SNAPSHOT))
+            await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+        node.is_set_up = True
+        self._tell(f"{node.plan.name}: is ready after {time.monotonic() - begun:.1f} s")
+
+    async def _keep(self, node: LibvirtNode, key: str, seed: bytes) -> None:
+        """Keep the state of a guest that has just become ready; that this fails does not matter to it."""
+        name = node.plan.name
+        transport, node.transport = node.transport, None
+        assert transport is not None  # noqa: S101  it let us in
+        await transport.aclose()
+        await until_quiet(self._guest(node, transport))
+        console = await self._stored().read(node.console_path)
+        prepared = Prepared(seed, self.keys.of(name), console)
+        try:
+            await self._shelved().keep(key, prepared, node.domain, self.names.volume(name, "disk"))
+        except (libvirt.libvirtError, OSError, TooLarge) as error:
+            self._tell(f"{name}: its state is not kept for the next time: {error}")
+        node.transport = self._transport(node)
+
+    async def start(self, node: LibvirtNode) -> Ready:
         """Start a guest and wait until it is ready.
 
         Raises:
@@ -131,21 +220,41 @@ class LibvirtLab:
         """
         assert node.spec is not None  # noqa: S101  it was created
         async with self._boots:
-            if node.console is not None:
-                node.console.skip()
-            xml = domain_xml(node.spec, node.begins())
-            try:
-                await self.connection.call(
-                    self.connection.raw.createXML, xml, libvirt.VIR_DOMAIN_START_AUTODESTROY
-                )
-            except libvirt.libvirtError as error:
-                name = node.plan.name
-                node.status = NodeStatus.STOPPED
-                raise explain(
-                    error, f"node {name!r} could not be started", "start", name
-                ) from error
-            node.transport = self._transport(node)
-            await self._until_ready(node, node.transport)
+            await self._launch(node, node.spec)
+            ready = await until_ready(
+                self._guest(node),
+                deadlines=Deadlines().scaled(self._scale),
+                progress=self._plan.progress,
+            )
+        node.is_set_up = True
+        return ready
+
+    async def _launch(self, node: LibvirtNode, spec: DomainSpec) -> None:
+        if node.console is not None:
+            node.console.skip()
+        xml = domain_xml(spec, node.begins())
+        try:
+            await self.connection.call(
+                self.connection.raw.createXML, xml, libvirt.VIR_DOMAIN_START_AUTODESTROY
+            )
+        except libvirt.libvirtError as error:
+            name = node.plan.name
+            node.status = NodeStatus.STOPPED
+            raise explain(error, f"node {name!r} could not be started", "start", name) from error
+        node.transport = self._transport(node)
+
+    async def end(self, node: LibvirtNode) -> None:
+        """End a domain of ours, if it runs; return when nothing of it is there.
+
+        Raises:
+            LabError: that is not possible.
+        """
+        assert node.is_ours  # noqa: S101  no other one is ever ended
+        node.status = NodeStatus.STOPPED if node.is_alive else node.status
+        name = node.plan.name
+        with told(f"node {name!r} could not be ended", "kill", name):
+            await self.connection.call(self._destroy, node.domain)
+        node.ended.set()
 
     async def delete(self, node: LibvirtNode) -> None:
         """Remove the files of a guest that has ended."""
@@ -192,66 +301,23 @@ class LibvirtLab:
 
     # --- parts ---
 
-    def _documents(self, plan: NodePlan) -> Mapping[str, bytes]:
-        networks = self.networks
-        way_out = self._way_out(plan)
-        management = Management(
-            mac_of_management(self._plan.lab_id, plan.name),
-            networks.management[plan.name],
-            networks.management_host if way_out else None,
-            way_out,
-        )
-        return documents(
-            plan,
-            instance_id=f"{self._plan.lab_id}-{self.names.nodes[plan.name]}",
-            session_key=self.keys.public,
-            management=management,
-            host_key=self.keys.host_key(plan.name),
-            nameservers=self._nameservers(plan),
-        )
-
-    def _spec(self, node: LibvirtNode, disks: Sequence[Disk]) -> DomainSpec:
-        plan, names = node.plan, self.names
-        management = Link(
-            names.management,
-            mac_of_management(self._plan.lab_id, plan.name),
-            names.tap(plan.name, 0),
-            isolated=True,
-        )
-        links = [
-            Link(names.network(one.network), one.mac, names.tap(plan.name, number))
-            for number, one in enumerate(plan.interfaces, 1)
-        ]
-        return DomainSpec(
-            name=node.domain,
-            accelerator=self._acceleration.kind,
-            memory_mb=plan.spec.memory_mb or _MEMORY_MB,
-            vcpus=int(plan.spec.vcpus or _VCPUS),
-            disks=disks,
-            links=[management, *links],
-            console=node.console_path,
-            labels={
-                **self._plan.labels,
-                "benchscale.lab": self._plan.lab_id,
-                "benchscale.node": plan.name,
-            },
-        )
-
     def _transport(self, node: LibvirtNode) -> SshTransport:
         name = node.plan.name
         login = Login(
             str(self.networks.management[name].ip),
             _SSH_PORT,
             user="root",
-            key=self.keys.path,
-            host_keys=HostKeys(pinned=self.keys.host_key(name).public.encode()),
+            key=self.keys.login_file(name),
+            host_keys=HostKeys(pinned=self.keys.of(name).host.encode()),
             timeout_scale=self._scale,
         )
 
         return SshTransport(name, login, env=node.plan.env, fate=node.fate)
 
-    async def _until_ready(self, node: LibvirtNode, transport: SshTransport) -> None:
-        guest = Guest(
+    def _guest(self, node: LibvirtNode, transport: SshTransport | None = None) -> Guest:
+        transport = transport or node.transport
+        assert transport is not None  # noqa: S101  it was started
+        return Guest(
             node.plan.name,
             str(self.networks.management[node.plan.name].ip),
             _SSH_PORT,
@@ -261,10 +327,6 @@ class LibvirtLab:
             tuple(one.address.ip for one in node.plan.interfaces),
             needs_cloud_init=node.plan.spec.cloud_init is not None and not node.is_set_up,
         )
-        await until_ready(
-            guest, deadlines=Deadlines().scaled(self._scale), progress=self._plan.progress
-        )
-        node.is_set_up = True
 
     @property
     def _scale(self) -> float:
@@ -273,21 +335,6 @@ class LibvirtLab:
     @property
     def _is_emulated(self) -> bool:
         return self._acceleration.kind == "qemu"
-
-    def _way_out(self, plan: NodePlan) -> bool:
-        outside = {network.name for network in self._plan.networks if network.internet}
-        return needs_way_out(plan.spec, outside)
-
-    def _nameservers(self, plan: NodePlan) -> Sequence[IpAddress]:
-        host = self.networks.management_host
-        if self._way_out(plan) and host is not None:
-            return [host]
-        own = {interface.network for interface in plan.interfaces}
-        return [
-            network.gateway
-            for network in self._plan.networks
-            if network.internet and network.name in own and network.gateway is not None
-        ]
 
     def _check_memory(self, there: int) -> None:
         for node in self._plan.nodes:
@@ -302,13 +349,32 @@ class LibvirtLab:
 
     def _destroy_domains(self) -> None:
         for node in self.names.nodes:
-            try:
-                self.connection.raw.lookupByName(self.names.domain(node)).destroy()
-            except libvirt.libvirtError as error:
-                if error.get_error_code() not in GONE | {libvirt.VIR_ERR_OPERATION_INVALID}:
-                    raise
+            self._destroy(self.names.domain(node))
+
+    def _destroy(self, domain: str) -> None:
+        try:
+            self.connection.raw.lookupByName(domain).destroy()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in ENDED:
+                raise
+
+    def _tell(self, line: str) -> None:
+        if self._plan.progress is not None:
+            self._plan.progress(line)
+
+    def _shelved(self) -> Shelf:
+        assert self._shelf is not None  # noqa: S101  the lab is open
+        return self._shelf
 
     def _stored(self) -> Storage:
         if self._storage is None:
             raise LabError("the lab is not open", step="open")
         return self._storage
+
+
+def _describe(raw: Any) -> tuple[str, str]:
+    """Return the name of the daemon's machine, and what decides how guests are made there."""
+    return (
+        raw.getHostname(),
+        f"{version('pytest-benchscale')} {raw.getLibVersion()} {raw.getVersion()}",
+    )

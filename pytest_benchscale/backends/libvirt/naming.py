@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pytest_benchscale.backends.base import LabPlan
 
-__all__ = ["NAMESPACE", "RUN", "Names", "lab_of_volume", "mac_of_management"]
+__all__ = ["NAMESPACE", "RUN", "Names", "lab_of_volume", "mac_of_bridge", "mac_of_management"]
 
 NAMESPACE = "https://pytest-benchscale.readthedocs.io/libvirt/1"
 """Of the element with a lab's labels in the metadata of domains and networks."""
@@ -82,10 +82,19 @@ def lab_of_volume(name: str, run: str) -> str | None:
     return match["lab"] if match and match["run"] == run else None
 
 
-def mac_of_management(lab_id: str, node: str) -> str:
-    """Return the MAC of a node's management interface, out of QEMU's own range."""
-    digest = hashlib.sha256(f"{lab_id}\0{node}\0management".encode()).digest()[:3]
-    return f"52:54:00:{digest.hex(':')}"
+def mac_of_management(node: str) -> str:
+    """Return the MAC of a node's management interface, the same in every lab: labs share no network."""
+    return _mac(f"{node}\0management")
+
+
+def mac_of_bridge(network: str) -> str:
+    """Return the MAC of the daemon's machine on a network, the same in every lab."""
+    return _mac(f"{network}\0bridge")
+
+
+def _mac(what: str) -> str:
+    """Return a MAC out of QEMU's own range."""
+    return f"52:54:00:{hashlib.sha256(what.encode()).digest()[:3].hex(':')}"
 
 
 def _plain(name: str) -> str:

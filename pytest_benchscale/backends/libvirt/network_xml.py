@@ -26,11 +26,13 @@ class Reservation(NamedTuple):
 class BridgeNetwork:
     """A network on a bridge of its own.
 
-    `host` is the daemon's machine's address there: without, it only carries frames. `nat` leads out.
+    `mac` and `host` are the daemon's machine's addresses there: without `host`, it only carries frames. `nat`
+    leads out.
     """
 
     name: str
     bridge: str
+    mac: str
     subnet: IpNetwork
     host: IpAddress | None
     nat: bool
@@ -49,6 +51,7 @@ def network_xml(network: BridgeNetwork) -> str:
     _text(root, "name", network.name)
     add_labels(root, network.labels)
     SubElement(root, "bridge", {"name": network.bridge, "stp": "off", "delay": "0"})
+    SubElement(root, "mac", {"address": network.mac})
     if network.nat:
         forward = SubElement(root, "forward", {"mode": "nat"})
         if network.subnet.version == 6:

@@ -13,7 +13,7 @@ from anyio import to_thread
 from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain
-from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
+from pytest_benchscale.backends.libvirt.naming import Names, mac_of_bridge, mac_of_management
 from pytest_benchscale.backends.libvirt.network_xml import (
     BridgeNetwork,
     Reservation,
@@ -28,7 +28,7 @@ __all__ = ["Holding", "Networks", "in_use"]
 
 # RFC 2544: for tests between devices, so that neither the internet nor a site has it.
 _MANAGEMENT_POOL = IPv4Network("198.18.0.0/15")
-_ATTEMPTS = 16
+_ATTEMPTS = 64
 _SMALLEST_PREFIX = 24
 _IN_USE = "already in use"
 
@@ -140,6 +140,7 @@ class Networks:
         return BridgeNetwork(
             self._names.network(plan.name),
             self._names.bridge(plan.name),
+            mac_of_bridge(plan.name),
             plan.subnet,
             plan.gateway if is_ours else None,
             plan.internet,
@@ -161,25 +162,24 @@ class Networks:
         return BridgeNetwork(
             self._names.management,
             self._names.management_bridge,
+            mac_of_bridge("management"),
             subnet,
             self.management_host,
             nat,
             self._labels(),
             [
-                Reservation(mac_of_management(self._plan.lab_id, name), interface.ip)
+                Reservation(mac_of_management(name), interface.ip)
                 for name, interface in self.management.items()
             ],
         )
 
     def _candidates(self, taken: Sequence[IpNetwork]) -> Iterable[IPv4Network]:
-        """Yield some free subnets, from a place on that differs from lab to lab."""
+        """Yield the first free subnets: a lab gets the same one again, which its prepared guests know."""
         bits = (len(self._plan.nodes) + 3).bit_length()  # the nodes, this machine, two reserved
         prefix = min(_SMALLEST_PREFIX, 32 - bits)
-        subnets = list(_MANAGEMENT_POOL.subnets(new_prefix=prefix))
-        first = int(self._plan.lab_id, 16) % len(subnets)
         free = (
             subnet
-            for subnet in (*subnets[first:], *subnets[:first])
+            for subnet in _MANAGEMENT_POOL.subnets(new_prefix=prefix)
             if not any(other.version == 4 and subnet.overlaps(other) for other in taken)
         )
         return (subnet for subnet, _ in zip(free, range(_ATTEMPTS), strict=False))

@@ -24,7 +24,7 @@ from pytest_benchscale.backends.libvirt.failures import GONE, told
 from pytest_benchscale.backends.libvirt.images import Image
 from pytest_benchscale.backends.libvirt.naming import lab_of_volume
 
-__all__ = ["Base", "Storage"]
+__all__ = ["Base", "Storage", "locked"]
 
 _POOL = "default"
 _OWN_POOL = "benchscale"
@@ -73,15 +73,10 @@ class Storage:
         with told(f"the disk of node {node!r} cannot be made", "disk", node):
             return await self._connection.call(self._create, name, "qcow2", size, base)
 
-    async def write(self, name: str, content: bytes, node: str) -> str:
-        """Create a volume with this content; return its path."""
-        with told(f"the seed of node {node!r} cannot be made", "seed", node):
+    async def write(self, name: str, content: bytes, node: str, what: str) -> str:
+        """Create a volume with this content, for errors named `what` of a node; return its path."""
+        with told(f"the {what} of node {node!r} cannot be made", what, node):
             return await self._connection.call(self._write, name, content)
-
-    async def empty(self, name: str, node: str) -> str:
-        """Create an empty file, for QEMU to write to; return its path."""
-        with told(f"the console of node {node!r} cannot be made", "console", node):
-            return await self._connection.call(self._create, name, "raw", 0, None)
 
     async def read(self, path: str) -> bytes:
         """Return the content of a file of the pool's, however it came there; none where there is none.
@@ -97,7 +92,7 @@ class Storage:
         Raises:
             libvirt.libvirtError: it cannot be deleted.
         """
-        await self._connection.call(self._delete, name)
+        await self._connection.call(self.remove, name)
 
     async def delete_all(self, prefix: str) -> None:
         """Delete every file whose name begins so."""
@@ -111,6 +106,53 @@ class Storage:
 
     # --- in a thread ---
 
+    def copy(self, name: str, of: str) -> None:
+        """Create a volume whose file is a copy of another one's, the snapshots in it included.
+
+        Raises:
+            libvirt.libvirtError: that is not possible; nothing of it stays.
+        """
+        origin = self._pool.storageVolLookupByName(of)
+        volume = self._pool.createXML(_volume_xml(name, "raw", 0), 0)
+        source, sink = (self._connection.raw.newStream(0) for _ in range(2))
+        try:
+            origin.download(source, 0, 0, 0)
+            volume.upload(sink, 0, 0, 0)
+            while piece := source.recv(_CHUNK):
+                _send_all(sink, piece)
+            source.finish()
+            sink.finish()
+        except BaseException:
+            with suppress(libvirt.libvirtError):  # what failed is told
+                volume.delete(0)
+            raise
+
+    def bytes_of(self, name: str) -> int | None:
+        """Return how much room a volume takes, None when it is not there.
+
+        Raises:
+            libvirt.libvirtError: the daemon does not say.
+        """
+        try:
+            _, _, allocation = self._pool.storageVolLookupByName(name).info()
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in GONE:
+                return None
+            raise
+        return int(allocation)
+
+    def remove(self, name: str) -> None:
+        """Delete a file of the pool's, if it is there.
+
+        Raises:
+            libvirt.libvirtError: it cannot be deleted.
+        """
+        try:
+            self._pool.storageVolLookupByName(name).delete(0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() not in GONE:
+                raise
+
     @property
     def _pool(self) -> Any:
         """The pool, by the connection as it is now: a daemon that was away has another one."""
@@ -119,12 +161,12 @@ class Storage:
     def _provide_base(self, image: Image, locks: Path, tell: Progress) -> Base:
         name = f"benchscale-base-{image.sha256[:32]}"
         base = Base(f"{self.directory}/{name}", image.format)
-        with _locked(locks / f"{name}.lock"):
+        with locked(locks / f"{name}.lock"):
             known = set(self._names())
             if {name, f"{name}.complete"} <= known:
                 return base
             for left in {name, f"{name}.complete"} & known:  # an upload that was cut short
-                self._delete(left)
+                self.remove(left)
             tell(f"bringing {image.path.name} into the storage pool")
             volume = self._pool.createXML(_volume_xml(name, image.format, image.virtual_size), 0)
             stream = self._connection.raw.newStream(0)
@@ -165,17 +207,10 @@ class Storage:
         stream.finish()
         return b"".join(pieces)
 
-    def _delete(self, name: str) -> None:
-        try:
-            self._pool.storageVolLookupByName(name).delete(0)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() not in GONE:
-                raise
-
     def _delete_all(self, prefix: str) -> None:
         for name in self._names():
             if name.startswith(prefix):
-                self._delete(name)
+                self.remove(name)
 
     def _names(self) -> list[str]:
         # Not `listVolumes`, which asks for the number first and leaves out what was added since.
@@ -255,8 +290,14 @@ def _tell(loop: asyncio.AbstractEventLoop, progress: Progress, line: str) -> Non
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Hold a lock of this machine's user; a shared one does not keep others like it out.
+
+    Raises:
+        BlockingIOError: somebody else has it, and we are not to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
         yield

@@ -44,6 +44,7 @@ def network(**changes: object) -> Element:
     values: dict[str, object] = {
         "name": "benchscale-0123abcd-lan-0",
         "bridge": "bn0123abcd-0",
+        "mac": "52:54:00:00:00:02",
         "subnet": ip_network("10.1.0.0/24"),
         "host": ip_address("10.1.0.1"),
         "nat": False,
@@ -183,8 +184,20 @@ def test_a_volume_tells_its_run_and_its_lab() -> None:
         assert lab_of_volume(other, "ab12") is None
 
 
+def test_a_guest_that_goes_on_is_told_where_from_and_that_it_is_another_one() -> None:
+    boots, goes_on = (
+        fromstring(domain_xml(spec(**more), UUID)) for more in ({}, {"snapshot": "ready"})
+    )
+    arguments = "{http://libvirt.org/schemas/domain/qemu/1.0}commandline"
+    assert boots.find(arguments) is None
+    told = goes_on.find(arguments)
+    assert told is not None
+    assert [argument.get("value") for argument in told] == ["-loadvm", "ready"]
+    assert boots.findtext("genid") == goes_on.findtext("genid") == UUID
+
+
 def test_management_macs_differ_and_stay() -> None:
-    macs = [mac_of_management(lab, node) for lab in ("0a", "0b") for node in ("a", "b")]
-    assert len(set(macs)) == 4
+    macs = [mac_of_management("a"), mac_of_management("b")]
+    assert len(set(macs)) == 2
     assert all(mac.startswith("52:54:00:") and len(mac) == 17 for mac in macs)
-    assert mac_of_management("0a", "a") == macs[0]
+    assert mac_of_management("a") == macs[0]

@@ -1,0 +1,84 @@
+"""Guests that stand still and go on: how one is left in peace before, and what it is told after."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import anyio
+
+from pytest_benchscale.backends.libvirt.knocking import Door, Knocker
+from pytest_benchscale.backends.libvirt.readiness import Guest
+from pytest_benchscale.errors import LabError, NodeDied
+from pytest_benchscale.transports import execution
+from pytest_benchscale.transports.base import Command
+
+__all__ = ["until_awake", "until_quiet"]
+
+_QUIET_SECONDS = 2.0
+_NOBODYS_PORT = 1  # tcpmux: the machine itself answers that nobody is there
+_COMMAND_SECONDS = 30.0
+_RANDOM_BYTES = 64
+# What is written to urandom counts from the next reseeding on. RNDRESEEDCRNG (random(4)) does that now; where
+# nothing can call it, it is done within a minute.
+_SCRIPT = """\
+cat >/dev/urandom
+perl -e 'open(F, ">", "/dev/urandom") && ioctl(F, 0x5207, 0)' 2>/dev/null ||
+    python3 -c 'import fcntl; fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)' 2>/dev/null
+date -u -s "@$1" >/dev/null 2>&1 || date -u -s "@${1%.*}" >/dev/null
+"""
+
+
+async def until_quiet(guest: Guest) -> None:
+    """Wait until a guest knows that our connections to it, just closed, are closed.
+
+    Frames come in the order in which they were sent: it has the end of the connections when it answers to
+    what came after. One that answers nothing keeps them, which costs it some memory.
+    """
+    with anyio.move_on_after(_QUIET_SECONDS):
+        await Knocker(guest.host, _NOBODYS_PORT).until(Door.CLOSED, Door.OPEN)
+
+
+async def until_awake(guest: Guest, seconds: float) -> None:
+    """Wait until a guest that goes on answers; set its clock, which has stood still, and its random numbers.
+
+    Whatever goes on from one state would draw the same ones.
+
+    Raises:
+        NodeDied: it ended.
+        LabError: it does not answer within `seconds`, or has no clock to set.
+    """
+    work = asyncio.create_task(_wake(guest))
+    death = asyncio.ensure_future(guest.died())
+    try:
+        done, _ = await asyncio.wait(
+            {work, death}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        if work in done:
+            return work.result()
+        if death in done:
+            raise NodeDied(guest.node, death.result())
+        raise LabError(
+            f"node {guest.node!r} did not answer within {seconds:g} s", node=guest.node, step="wake"
+        )
+    finally:
+        for task in (work, death):
+            task.cancel()
+        await asyncio.gather(work, death, return_exceptions=True)
+
+
+async def _wake(guest: Guest) -> None:
+    await Knocker(guest.host, guest.port).until(Door.OPEN)
+    # The login takes a while: the time is taken when it is done.
+    await execution.run(guest.launcher, Command(("true",)), timeout=_COMMAND_SECONDS)
+    script = Command(("sh", "-c", _SCRIPT, "sh", f"{time.time():.3f}"))
+    random = os.urandom(_RANDOM_BYTES)
+    outcome = await execution.run(guest.launcher, script, stdin=random, timeout=_COMMAND_SECONDS)
+    if outcome.returncode != 0:
+        raise LabError(
+            f"the clock of node {guest.node!r} cannot be set",
+            node=guest.node,
+            step="wake",
+            details=outcome.stderr.decode(errors="replace"),
+        )

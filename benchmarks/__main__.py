@@ -9,12 +9,23 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
-from benchmarks import contestants, daemon, daemon_jobs, jobs, pytest_jobs, ssh_jobs, sshd, units
+from benchmarks import (
+    contestants,
+    daemon,
+    daemon_jobs,
+    jobs,
+    pytest_jobs,
+    ssh_jobs,
+    sshd,
+    units,
+    vm_jobs,
+)
 from benchmarks.contestants import Contestant, ContestantError
 from benchmarks.daemon import Daemon
 from benchmarks.daemon_jobs import DaemonBench
@@ -23,6 +34,8 @@ from benchmarks.leftovers import Snapshot, adopt_orphans, new_objects, reap_orph
 from benchmarks.results import Results
 from benchmarks.table import render
 from benchmarks.targets import TARGETS
+
+T = TypeVar("T")
 
 LOCAL = "local"
 LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
@@ -76,7 +89,7 @@ def arguments() -> argparse.Namespace:
         default=list(LOCAL_JOBS),
         metavar="JOB,...",
         help=f"{', '.join(LOCAL_JOBS)}; of a container daemon: {', '.join(daemon_jobs.JOBS)}; "
-        f"over ssh: {', '.join(ssh_jobs.JOBS)}",
+        f"over ssh: {', '.join(ssh_jobs.JOBS)}; of virtual machines: {', '.join(vm_jobs.JOBS)}",
     )
     parser.add_argument("--repeat", type=positive, default=5, metavar="N", help="rounds (5)")
     parser.add_argument(
@@ -126,26 +139,27 @@ def measure(options: argparse.Namespace, daemons: dict[str, Daemon], results: Re
             place = directory / backend
             place.mkdir()
             bench = Bench(field, place, options.repeat, results, janitor)
-            if backend == LOCAL:
-                for name in options.only:
-                    LOCAL_JOBS[name](bench)
-            elif backend == sshd.BACKEND:
+            if backend == sshd.BACKEND:
                 over_ssh(bench, options)
+            elif backend in (LOCAL, vm_jobs.BACKEND):
+                run(LOCAL_JOBS if backend == LOCAL else vm_jobs.JOBS, options.only, bench)
             elif backend in daemons:
                 bench.field = daemon.find(daemons[backend], options.without)
-                on = DaemonBench(bench, daemons[backend])
-                for name in options.only:
-                    if name in daemon_jobs.JOBS:
-                        daemon_jobs.JOBS[name](on)
+                run(daemon_jobs.JOBS, options.only, DaemonBench(bench, daemons[backend]))
+
+
+def run(by_name: Mapping[str, Callable[[T], None]], names: Collection[str], bench: T) -> None:
+    """Run the jobs of these names, as far as there are any."""
+    for name in names:
+        if name in by_name:
+            by_name[name](bench)
 
 
 def over_ssh(bench: Bench, options: argparse.Namespace) -> None:
     """Run the jobs on an sshd."""
     try:
         with sshd.serving(bench.directory, options.without) as bench.field:
-            for name in options.only:
-                if name in ssh_jobs.JOBS:
-                    ssh_jobs.JOBS[name](bench)
+            run(ssh_jobs.JOBS, options.only, bench)
     except ContestantError as error:
         bench.results.miss(sshd.BACKEND, "ours", f"and its peers: {error}")
 

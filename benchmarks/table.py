@@ -11,6 +11,10 @@ from benchmarks.units import backend_of, format_value
 TITLES: dict[str, str] = {
     "first": "first lab of a process, 2 nodes, imports included",
     "up": "{} nodes up",
+    "up.1.first": "a machine up, by its first boot",
+    "up.1.again": "a machine up, from its kept state",
+    "up.2.first": "2 machines up, by their first boot",
+    "up.2.again": "2 machines up, from their kept states",
     "down": "{} nodes down",
     "exec": "exec of `true`, one after the other",
     "exec.50": "exec of `true`, 50 at once",

@@ -81,6 +81,13 @@ DOCKER = (
 )
 
 
+LIBVIRT = (
+    Target(
+        "libvirt.up.1.first", 1.2, "<= 1.2 x what the guest needs", ("libvirt.up.1.first", "guest")
+    ),
+    Target("libvirt.up.1.again", 0.2, "<= 0.2 x its first boot", ("libvirt.up.1.first", "ours")),
+    Target("libvirt.up.2.first", 1.5, "<= 1.5 x one machine", ("libvirt.up.1.first", "ours")),
+)
 SSH = (
     _over("ssh.exec", 1.2, "asyncssh", "asyncssh"),
     _over("ssh.copy.files", 1.2, "tar", "tar"),
@@ -102,4 +109,5 @@ TARGETS = (
     *(_as_on_podman(target) for target in DOCKER),
     *_footprint("podman"),
     *SSH,
+    *LIBVIRT,
 )

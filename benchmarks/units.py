@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-BACKENDS = ("docker", "podman", "ssh")
+BACKENDS = ("docker", "podman", "ssh", "libvirt")
 """Rows of these begin with their name; the others are those of `local` and of pytest itself."""
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import queue
+import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,17 @@ from tests.daemons.own import run_directory
 from tests.daemons.packages import search_path
 from tests.daemons.service import Holder, NotStarted, is_alive, tail
 
-__all__ = ["STAYING", "VARIABLE", "clear", "connection", "find", "start"]
+__all__ = [
+    "LIBVIRTD",
+    "STAYING",
+    "VARIABLE",
+    "VIRTLOGD",
+    "Libvirtd",
+    "clear",
+    "connection",
+    "find",
+    "start",
+]
 
 VARIABLE = "LIBVIRT_DEFAULT_URI"
 _SYSTEM = "qemu:///system"
@@ -38,7 +49,7 @@ log_outputs = "3:stderr"
 # With a /run/libvirt and an /etc/libvirt of its own: it knows nothing of what the machine's daemon has, and
 # that one nothing of it. Its /dev/kvm is as udev makes it: where none has set the group, what libvirt knows
 # of QEMU counts as out of date at every start of a guest, and to find it out again takes four seconds.
-_SCRIPT = """\
+_APART = """\
 set -e
 mount -t tmpfs none /run/libvirt
 mount --bind "$1" /etc/libvirt
@@ -48,9 +59,17 @@ if [ -c /dev/kvm ]; then
     chmod 0660 /run/libvirt/kvm
     mount --bind /run/libvirt/kvm /dev/kvm
 fi
-virtlogd --config /etc/libvirt/virtlogd.conf --pid-file /run/libvirt/virtlogd.pid &
-exec libvirtd --config /etc/libvirt/libvirtd.conf --pid-file /run/libvirt/libvirtd.pid
+shift
+exec "$@"
 """
+VIRTLOGD = (
+    *("virtlogd", "--config", "/etc/libvirt/virtlogd.conf"),
+    *("--pid-file", "/run/libvirt/virtlogd.pid"),
+)
+LIBVIRTD = (
+    *("libvirtd", "--config", "/etc/libvirt/libvirtd.conf"),
+    *("--pid-file", "/run/libvirt/libvirtd.pid"),
+)
 
 
 def find(environment: Mapping[str, str] = os.environ) -> str:
@@ -99,6 +118,44 @@ def connection(uri: str) -> Iterator[Any]:
             found.close()
 
 
+class Libvirtd:
+    """A libvirtd with virtlogd, and everything of them in a directory; in namespaces of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        """Write what they are configured with."""
+        self.uri = f"qemu:///system?socket={directory}/sockets/libvirt-sock"
+        self.log = directory / "libvirtd.log"
+        self.pid = 0
+        self.apart = ("unshare", "--mount", "sh", "-c", _APART, "sh", f"{directory}/configuration")
+        """What the commands are to be started by: they are together where one process of it started both."""
+        sockets, configuration = directory / "sockets", directory / "configuration"
+        for path in (sockets, configuration, Path("/run/libvirt"), Path("/etc/libvirt")):
+            path.mkdir(parents=True, exist_ok=True)
+        (configuration / "libvirtd.conf").write_text(_CONFIGURATION.format(sockets=sockets))
+        for name in ("virtlogd.conf", "qemu.conf"):
+            (configuration / name).write_text("")
+
+    def start(self, holder: Holder, command: Sequence[str]) -> None:
+        """Start them and wait until libvirtd answers.
+
+        Raises:
+            NotStarted: it does not.
+        """
+        self.pid = holder.start(command, self.log, {"PATH": search_path()})
+        deadline = time.monotonic() + _SECONDS_TO_START
+        while True:
+            try:
+                find({VARIABLE: self.uri})
+            except Unreachable as error:
+                if not is_alive(self.pid):
+                    raise NotStarted(f"it ended at once:\n{tail(self.log)}") from None
+                if time.monotonic() > deadline:
+                    raise NotStarted(f"{error}:\n{tail(self.log)}") from None
+            else:
+                return
+            time.sleep(0.1)
+
+
 def start(holder: Holder) -> str:
     """Start libvirtd and virtlogd; return their URI.
 
@@ -109,26 +166,10 @@ def start(holder: Holder) -> str:
         raise NotStarted("none answers, and only root can start one")
     directory = run_directory() / "libvirt"
     shutil.rmtree(directory, ignore_errors=True)
-    sockets, configuration = directory / "sockets", directory / "configuration"
-    for path in (sockets, configuration, Path("/run/libvirt"), Path("/etc/libvirt")):
-        path.mkdir(parents=True, exist_ok=True)
-    (configuration / "libvirtd.conf").write_text(_CONFIGURATION.format(sockets=sockets))
-    for name in ("virtlogd.conf", "qemu.conf"):
-        (configuration / name).write_text("")
-    log = directory / "libvirtd.log"
-    command = ["unshare", "--mount", "sh", "-c", _SCRIPT, "sh", str(configuration)]
-    pid = holder.start(command, log, {"PATH": search_path()})
-    uri = f"qemu:///system?socket={sockets}/libvirt-sock"
-    deadline = time.monotonic() + _SECONDS_TO_START
-    while True:
-        try:
-            return find({VARIABLE: uri})
-        except Unreachable as error:
-            if not is_alive(pid):
-                raise NotStarted(f"it ended at once:\n{tail(log)}") from None
-            if time.monotonic() > deadline:
-                raise NotStarted(f"{error}:\n{tail(log)}") from None
-        time.sleep(0.1)
+    libvirtd = Libvirtd(directory)
+    both = f"{shlex.join(VIRTLOGD)} & exec {shlex.join(LIBVIRTD)}"
+    libvirtd.start(holder, [*libvirtd.apart, "sh", "-c", both])
+    return libvirtd.uri
 
 
 def clear(uri: str) -> int:

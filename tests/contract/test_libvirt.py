@@ -1,7 +1,7 @@
 """The contract, on virtual machines of a libvirt daemon.
 
-An emulated machine takes a minute of a processor to boot, and has a tenth of a processor's speed. So the tests
-that bring up machines of their own, and those that need much of a machine, run only when they are asked for.
+An emulated machine takes a minute of a processor to boot, and has a tenth of a processor's speed. So what
+brings up machines of its own, or needs much of one, runs only when it is asked for.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
     ├── BackendUnavailable   a backend cannot be used on this machine
     ├── NotSupported         a backend lacks a capability
     ├── LabError             a lab could not be brought up, used or torn down: node, step
+    │   ├── MachineMissing   a machine that is to be used is not there
     │   └── SubnetTaken      a network's subnet is somebody else's: subnet
     ├── NodeDied             a node ended although nobody asked it to
     ├── CommandFailed        a checked command returned non-zero: result
@@ -36,6 +37,7 @@ __all__ = [
     "CommandTimeout",
     "GuestWarning",
     "LabError",
+    "MachineMissing",
     "NodeDied",
     "NotSupported",
     "Problem",
@@ -141,6 +143,10 @@ class LabError(BenchscaleError):
         super().__init__(brief, details=details, resolution=resolution)
         self.node = node
         self.step = step
+
+
+class MachineMissing(LabError):
+    """The machine that a node's `existing` names is not there."""
 
 
 class SubnetTaken(LabError):

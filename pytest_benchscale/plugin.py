@@ -23,16 +23,12 @@ SESSION = pytest.StashKey["LabSession"]()
 
 OPTIONS = (
     ("backend", "NAME[,NAME...]", "run all labs on this backend; with several, once on each"),
-    ("missing", "fail|skip", "whether a backend that cannot be used fails its tests (default)"),
+    ("missing", "fail|skip", "whether a missing backend or machine fails its tests (default)"),
     ("keep", "never|failed|always", "which labs stay up after the session (default: never)"),
     ("artifacts", "DIR", "leave each lab's topology, node logs and commands in this directory"),
     ("timeout-scale", "N", "multiply the deadlines of labs, on a slow machine (default: 1)"),
     ("conditions", "enforce|off", "whether network conditions are applied (default: enforce)"),
-    (
-        "prepared",
-        "use|off",
-        "whether machines go on from the state of an earlier first boot (default)",
-    ),
+    ("prepared", "use|off", "whether machines go on from an earlier one's first boot (default)"),
     ("image", "NAME=REF", "run images of this name as the backend's own REF; may be repeated"),
 )
 INI_SETTINGS = (
@@ -241,7 +237,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Show what the tests' own results do not: skips for want of a backend, failed teardowns."""
+    """Show what the tests' own results do not: skips for want of something, failed teardowns."""
     if SESSION not in config.stash:
         return
     quiet = config.get_verbosity() < 0

@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NotSupported
+from pytest_benchscale.errors import (
+    BackendUnavailable,
+    BenchscaleError,
+    MachineMissing,
+    NotSupported,
+)
 from pytest_benchscale.lab.settings import Settings
 from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
@@ -83,7 +88,7 @@ class Outcome:
             yield "labs of the workers", self.notes
         if self.skipped:
             yield (
-                "skipped for want of a backend",
+                "skipped for want of a backend or a machine",
                 [f"{count} x {reason}" for reason, count in self.skipped.items()],
             )
         if self.teardown_errors:
@@ -158,7 +163,8 @@ class LabSession:
 
     def skips(self, error: BenchscaleError) -> bool:
         """Whether a lab that cannot be acquired skips its tests, rather than failing them."""
-        return isinstance(error, BackendUnavailable) and self.settings.missing == "skip"
+        is_missing = isinstance(error, BackendUnavailable | MachineMissing)
+        return is_missing and self.settings.missing == "skip"
 
     def explain(self, request: LabRequest, error: BenchscaleError, test: str) -> str:
         """Return why a test has no lab: in full for the first, then in one line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,7 +83,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
 }
 
 _ROOTFS_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tar.zst")
-_DISK_SUFFIXES = (".qcow2", ".img", ".raw")
+_DISK = re.compile(
+    r"\.(qcow2|img|raw)(#|$)"
+)  # behind a # stands its sum or what it is started with
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -129,7 +132,7 @@ def _is_reference(image: str, backend: str) -> bool:
     if backend == "local":
         return is_rootfs(image)
     if backend == "libvirt":
-        return "://" in image or "/" in image or image.endswith(_DISK_SUFFIXES)
+        return "://" in image or "/" in image or _DISK.search(image) is not None
     if backend == "ssh":
         return False
     # A name that the catalogue has for other backends only, such as a VM's disk image.

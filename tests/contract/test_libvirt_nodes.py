@@ -21,7 +21,13 @@ import pytest
 
 from pytest_benchscale import Lab
 from pytest_benchscale.backends.base import NodeStatus
-from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied, NotSupported
+from pytest_benchscale.errors import (
+    BenchscaleError,
+    LabError,
+    MachineMissing,
+    NodeDied,
+    NotSupported,
+)
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons import virtual
@@ -313,7 +319,7 @@ class TestMachine:
         self, lab: Lab, libvirtd: Any
     ) -> None:
         name = domain_of(libvirtd, lab).name()
-        with pytest.raises(LabError, match="there is no machine") as caught:
+        with pytest.raises(MachineMissing, match="there is no machine") as caught:
             async with Lab.open(load_text(EXISTING.format(domain=f"{name}x")), backend="libvirt"):
                 pytest.fail("the lab came up")
         assert f"did you mean {name!r}" in str(caught.value)

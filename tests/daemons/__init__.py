@@ -6,6 +6,8 @@ packages   installing what is missing, where that is possible
 endpoints  where docker and podman answer
 virtual    a libvirt daemon
 guests     the disk that its virtual machines boot from
+standing   a virtual machine that is there while a command runs
+commands   running such a command
 loading    bringing the images into a daemon
 own        starting daemons of our own, by way of `holder`
 provide    all of that before a command, and the end of it afterwards: scripts/with-daemons

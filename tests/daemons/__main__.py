@@ -1,4 +1,4 @@
-"""What the scripts call: `run COMMAND...`, and the images that stand in for those of the examples."""
+"""What the scripts call: commands with what they need, and the images that stand in for the examples'."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from tests.daemons import provide
 from tests.daemons.guests import guest_path
 from tests.daemons.images import reference
+from tests.daemons.standing import with_machine
 
 # Names of the catalogue that the example topologies use for containers, and what stands in.
 _STAND_INS = {"default": "debian", "python": "debian", "postgres:15": "postgres"}
@@ -19,6 +20,8 @@ def main() -> int:
     match sys.argv[1:]:
         case ["run", *command] if command:
             return provide.run(command)
+        case ["with-machine", name, *command] if command:
+            return with_machine(name, command)
         case ["image-options"]:
             print(
                 *(f"--benchscale-image={name}={reference(it)}" for name, it in _STAND_INS.items())
@@ -28,7 +31,7 @@ def main() -> int:
             print(f"--benchscale-image={_GUEST}={guest_path()}")
             return 0
         case _:
-            usage = "run COMMAND... | image-options | guest-options"
+            usage = "run COMMAND... | with-machine NAME COMMAND... | image-options | guest-options"
             print(f"usage: python -m tests.daemons {usage}", file=sys.stderr)
             return 2
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import IO
 from docker.errors import APIError
 
 from tests.daemons import own, virtual
+from tests.daemons.commands import leave_on_signals, run_command
 from tests.daemons.endpoints import DAEMONS, VARIABLES, Unreachable, connection, find
 from tests.daemons.guests import guest
 from tests.daemons.images import IMAGES
@@ -37,8 +37,7 @@ class Busy(Exception):
 
 def run(command: Sequence[str]) -> int:
     """Run a command with the daemons that can be had; return its exit code."""
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    leave_on_signals()
     with ExitStack() as ends:
         try:
             environment = _provide(ends)
@@ -46,14 +45,10 @@ def run(command: Sequence[str]) -> int:
             _say(str(error))
             return 1
         try:
-            return _run(command, {**os.environ, **environment})
+            return run_command(command, {**os.environ, **environment})
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")
             return 127
-
-
-def _leave(number: int, _: object) -> None:
-    sys.exit(128 + number)
 
 
 def _say(text: str) -> None:
@@ -210,20 +205,3 @@ def _lock(file: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Run the command; signals to us are passed on, and it is waited for."""
-    watched = {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    try:
-        pid = os.posix_spawnp(command[0], list(command), environment, setsigmask=before)
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            received = signal.sigwaitinfo(watched)
-            # A Ctrl-C comes from the kernel (SI_KERNEL), to the command as well as to us.
-            if received.si_signo != signal.SIGCHLD and received.si_code <= 0:
-                os.kill(pid, received.si_signo)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    code = os.waitstatus_to_exitcode(ended[1])
-    return code if code >= 0 else 128 - code

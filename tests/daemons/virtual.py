@@ -177,7 +177,10 @@ def clear(uri: str) -> int:
     with connection(uri) as libvirtd:
         things = [*libvirtd.listAllDomains(), *libvirtd.listAllNetworks()]
         for thing in things:
-            thing.destroy()
+            if thing.isActive():
+                thing.destroy()
+            if thing.isPersistent():
+                thing.undefine()
         volumes = [
             volume
             for pool in libvirtd.listAllStoragePools()

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from pytest_benchscale import BackendUnavailable
 from pytest_benchscale.backends import registry
+from pytest_benchscale.errors import MachineMissing
 from tests.fake_backend import FakeBackend, Script
 
 NAMES = (
@@ -16,6 +17,7 @@ NAMES = (
     "podman",
     "absent",  # cannot be used here
     "failing",  # has no room for the node `server`
+    "deserted",  # has not the machine that the node `server` is to use
     "slow",  # takes a minute for each node
     "slow-to-close",  # takes a second for deleting the node `server`
     "sticky",  # cannot delete the node `server`
@@ -85,6 +87,9 @@ def register(events):
         script = Script()
         if name == "failing":
             script.fail("create_node server", OSError(28, "no room"))
+        elif name == "deserted":
+            missing = MachineMissing("there is no machine 'test1'", node="server")
+            script.fail("create_node server", missing)
         elif name == "slow":
             script.delay("create_node", 60)
         elif name == "slow-to-close":

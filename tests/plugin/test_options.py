@@ -158,10 +158,17 @@ class TestMissing:
         result.assert_outcomes(skipped=2, passed=2)
         result.stdout.fnmatch_lines(
             [
-                "*= benchscale: skipped for want of a backend =*",
+                "*= benchscale: skipped for want of a backend or a machine =*",
                 "2 x backend 'absent' is not usable: its daemon does not answer*start the daemon",
             ]
         )
+
+    def test_a_machine_that_is_not_there_is_missing_as_a_backend_is(self, suite):
+        suite.makepyfile(SHOW_BACKEND + SHOW_BACKEND.replace("test_it", "test_again"))
+        suite.run("--benchscale-backend=deserted").assert_outcomes(errors=2)
+        result = suite.run("--benchscale-backend=deserted", "--benchscale-missing=skip")
+        result.assert_outcomes(skipped=2)
+        result.stdout.fnmatch_lines(["2 x there is no machine 'test1'"])
 
     def test_skip_does_not_hide_a_lab_that_fails(self, suite):
         suite.makepyfile(SHOW_BACKEND)

@@ -23,7 +23,7 @@ from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.ssh.backend import login_of
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.lock import MachineLock
-from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.errors import BenchscaleError, LabError, MachineMissing
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
@@ -54,7 +54,8 @@ class ExistingMachine:
         """Find the machine, log in, and keep other labs from using it.
 
         Raises:
-            LabError: it is missing, off or paused, has no address, or lets us not in.
+            MachineMissing: the daemon has none of that name.
+            LabError: it is off or paused, has no address, or lets us not in.
         """
         node, scale = self._node, self._lab.timeout_scale
         domain = await self._find()
@@ -101,10 +102,13 @@ class ExistingMachine:
         names = sorted(domain.name() for domain in there)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise self._error(
-            f"there is no machine {name!r} at {self._connection.uri}{hint}",
-            f"it has: {', '.join(names) or 'none'}",
-            "correct `existing`, or set LIBVIRT_DEFAULT_URI to where the machine is",
+        node = self._node.plan.name
+        raise MachineMissing(
+            f"node {node!r}: there is no machine {name!r} at {self._connection.uri}{hint}",
+            node=node,
+            step="existing",
+            details=f"it has: {', '.join(names) or 'none'}",
+            resolution="correct `existing`, or set LIBVIRT_DEFAULT_URI to where the machine is",
         )
 
     async def _require_running(self, domain: Any) -> bool:

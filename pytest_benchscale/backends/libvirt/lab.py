@@ -195,6 +195,7 @@ class LibvirtLab:
         async with self._boots:
             await self._launch(node, replace(node.spec, snapshot=SNAPSHOT))
             await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+        node.is_set_up = True
         self._tell(f"{node.plan.name}: is ready after {time.monotonic() - begun:.1f} s")
 
     async def _keep(self, node: LibvirtNode, key: str, seed: bytes) -> None:
@@ -222,11 +223,13 @@ class LibvirtLab:
         assert node.spec is not None  # noqa: S101  it was created
         async with self._boots:
             await self._launch(node, node.spec)
-            return await until_ready(
+            ready = await until_ready(
                 self._guest(node),
                 deadlines=Deadlines().scaled(self._scale),
                 progress=self._plan.progress,
             )
+        node.is_set_up = True
+        return ready
 
     async def _launch(self, node: LibvirtNode, spec: DomainSpec) -> None:
         if node.console is not None:
@@ -332,7 +335,7 @@ class LibvirtLab:
             node.death,
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
-            needs_cloud_init=node.plan.spec.cloud_init is not None,
+            needs_cloud_init=node.plan.spec.cloud_init is not None and not node.is_set_up,
             through=self.connection.way,
         )
 

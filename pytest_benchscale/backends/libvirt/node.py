@@ -30,6 +30,8 @@ class LibvirtNode:
         self.status = NodeStatus.STOPPED
         self.reason: str | None = None
         self.transport: SshTransport | None = None
+        self.is_set_up = False
+        """Whether it was ready once: from then on it need not have cloud-init any more."""
         self.ended = anyio.Event()
         """Set by the end of the present run."""
         self._run = ""  # the UUID of the domain as it runs now

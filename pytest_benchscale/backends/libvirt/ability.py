@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.connection import is_local
+from pytest_benchscale.backends.libvirt.remote import is_by_ssh
 from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.model import NodeSpec, Topology
@@ -46,11 +47,18 @@ def needs_way_out(node: NodeSpec, outside: Collection[str]) -> bool:
 
 def _against_daemon(uri: str) -> Iterator[str]:
     """Yield why machines cannot be made there; those that are there can be used."""
-    path = uri.partition("?")[0]
-    if not is_local(uri):
-        yield f"machines made at {uri} would be on a network of that machine, out of our reach"
-    elif path.endswith("/session") and os.geteuid() != 0:
-        yield f"{uri} may make no networks; set LIBVIRT_DEFAULT_URI=qemu:///system"
+    is_session = uri.partition("?")[0].endswith("/session")
+    if not is_local(uri) and not is_by_ssh(uri):
+        yield (
+            f"machines made at {uri} would be on a network of that machine, out of our reach; by ssh they "
+            "can be reached: set LIBVIRT_DEFAULT_URI=qemu+ssh://USER@HOST/system"
+        )
+    elif is_session and (os.geteuid() != 0 or not is_local(uri)):
+        yield (
+            f"{uri} is a user's own daemon, which may make no bridges for networks; use that of the system: "
+            "set LIBVIRT_DEFAULT_URI=qemu:///system, and join the group that may use it, "
+            "`usermod -aG libvirt $USER`"
+        )
 
 
 def _of_new(node: NodeSpec, images: Mapping[str, str]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class LibvirtBackend:
         return list(notes_on(topology, acceleration))
 
     async def taken_subnets(self) -> Sequence[IpNetwork]:
-        """Return the subnets of the daemon's networks, and of this machine's routes when it runs here."""
+        """Return the subnets of the daemon's networks, and of its machine's routes."""
         return [one.subnet for one in await networks.in_use(await self._reach())]
 
     async def open(self, plan: LabPlan) -> None:

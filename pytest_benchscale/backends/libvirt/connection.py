@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ import libvirt
 from anyio import to_thread
 
 from pytest_benchscale.backends.libvirt.events import run_event_loop
+from pytest_benchscale.backends.libvirt.remote import way_to
 from pytest_benchscale.errors import BackendUnavailable
 
-__all__ = ["Connection", "connect", "default_uri", "is_local"]
+__all__ = ["Connection", "connect", "default_uri", "is_local", "open_raw"]
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ _START = (
 )
 _JOIN = (
     "join the group that may use it, `usermod -aG libvirt $USER`, and log in anew; or run as root; "
-    "or use LIBVIRT_DEFAULT_URI=qemu:///session"
+    "or, for machines that are there already, use your own daemon, LIBVIRT_DEFAULT_URI=qemu:///session"
 )
 _MEANINGS: tuple[tuple[str, str, str], ...] = (
     (
@@ -51,9 +53,19 @@ _MEANINGS: tuple[tuple[str, str, str], ...] = (
         _JOIN,
     ),
     (
+        r"Host key verification failed|Host key is not known|host key .* mismatch",
+        "the machine of {uri} shows a host key that is not known: {text}",
+        "log in there once by `ssh` and accept its key, if it is the right one",
+    ),
+    (
+        r"Permission denied \([a-z]",
+        "the machine of {uri} refuses the login: {text}",
+        "have the agent hold a key that it takes, or name one with no passphrase in the URI: `keyfile=PATH`",
+    ),
+    (
         r"End of file while reading data|ssh|Host key",
         "the machine of {uri} cannot be reached, or lets nobody in: {text}",
-        "try `virsh -c {uri} version`; the login must need no password",
+        "try `virsh -c {quoted} version`; the login must need no password",
     ),
 )
 
@@ -70,6 +82,8 @@ class Connection:
         self.uri = uri
         self.raw = connection
         self.is_local = is_local(uri)
+        self.way = way_to(uri)
+        """What leads to the networks of the daemon's machine, where that is another one and lets us in."""
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -81,8 +95,21 @@ class Connection:
         return await to_thread.run_sync(lambda: function(*arguments), limiter=self._limiter)
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Close the connection, and the way."""
+        if self.way is not None:
+            self.way.close()
         await to_thread.run_sync(_close, self.raw)
+
+
+def open_raw(uri: str) -> Any:
+    """Connect, in a thread. A program for ssh asks nobody, since there is nobody to answer.
+
+    Raises:
+        libvirt.libvirtError: that failed.
+    """
+    if uri.startswith("qemu+ssh://") and "no_tty=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}no_tty=1"
+    return libvirt.open(uri)
 
 
 async def connect(name: str, uri: str | None = None) -> Connection:
@@ -95,12 +122,12 @@ async def connect(name: str, uri: str | None = None) -> Connection:
     run_event_loop()
     try:
         with anyio.fail_after(_CONNECT_SECONDS):
-            opened = await to_thread.run_sync(libvirt.open, wanted, abandon_on_cancel=True)
+            opened = await to_thread.run_sync(open_raw, wanted, abandon_on_cancel=True)
     except TimeoutError:
         raise BackendUnavailable(
             name,
             f"the libvirt daemon at {wanted} did not answer within {_CONNECT_SECONDS:g} s",
-            resolution=f"look at its log; try `virsh -c {wanted} version`",
+            resolution=f"look at its log; try `virsh -c {shlex.quote(wanted)} version`",
         ) from None
     except libvirt.libvirtError as error:
         raise _explain(name, wanted, error) from error
@@ -120,14 +147,14 @@ def _explain(name: str, uri: str, error: libvirt.libvirtError) -> BackendUnavail
     text = error.get_error_message() or str(error)
     for pattern, reason, resolution in _MEANINGS:
         if match := re.search(pattern, text, re.IGNORECASE):
-            words = {"uri": uri, "text": text, **match.groupdict()}
+            words = {"uri": uri, "quoted": shlex.quote(uri), "text": text, **match.groupdict()}
             return BackendUnavailable(
                 name, reason.format(**words), resolution=resolution.format(**words)
             )
     return BackendUnavailable(
         name,
         f"the libvirt daemon at {uri} refuses: {text}",
-        resolution=f"try `virsh -c {uri} version`",
+        resolution=f"try `virsh -c {shlex.quote(uri)} version`",
     )
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-__all__ = ["Console", "plain"]
+__all__ = ["Console", "Read", "plain"]
+
+Read = Callable[[int, int], bytes]
+"""Given a place and a number of bytes."""
 
 _CONTROL = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours and the cursor: ECMA-48, 5.4
@@ -46,10 +51,15 @@ _NOISE = re.compile(r"^\s*$|cloud-init.* ci-info: ")  # its tables of addresses 
 
 
 class Console:
-    """The console of one guest. A file that is not there yet is empty."""
+    """The console of one guest. A file that is not there yet is empty. Its methods are for threads.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Where the file is not readable here, `source` is what returns so many of its bytes from a place on, -1
+    meaning all; it raises `OSError`. `poll` says how many seconds are to be between two looks at it.
+    """
+
+    def __init__(self, source: Path | Read, poll: float = 0.2) -> None:
+        self.poll = poll
+        self._source = partial(_read_file, source) if isinstance(source, Path) else source
         self._seen = 0  # bytes
         self._mark = b""  # the last of them: when these change, the file was begun anew
         self._rest = b""  # of a line whose end has not come yet
@@ -84,42 +94,42 @@ class Console:
 
     def skip(self) -> None:
         """Take everything up to now as seen, as before another boot."""
-        self._seen = self._size()
-        self._mark = self._read(max(0, self._seen - _MARK_BYTES), _MARK_BYTES)
+        while len(self._new()) == _LOOK_BYTES:
+            pass
         self._rest = b""
 
     def _new(self) -> bytes:
-        begin = self._seen - len(self._mark)
-        if self._read(begin, len(self._mark)) != self._mark:
+        begin, known = self._seen - len(self._mark), len(self._mark)
+        found = self._read(begin, known + _LOOK_BYTES)
+        if not found.startswith(self._mark):
             self._seen, self._mark, self._rest = 0, b"", b""
-        new = self._read(self._seen, _LOOK_BYTES)
+            known, found = 0, self._read(0, _LOOK_BYTES)
+        new = found[known:]
         self._seen += len(new)
         self._mark = (self._mark + new)[-_MARK_BYTES:]
         return new
 
-    def _size(self) -> int:
-        try:
-            return self._path.stat().st_size
-        except OSError:
-            return 0
-
     def _read(self, offset: int, size: int) -> bytes:
         try:
-            with self._path.open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
+            return self._source(offset, size)
         except FileNotFoundError:
             return b""
         except OSError as error:
             if offset:
                 return b""
-            return f"(the console cannot be read: {error.strerror})".encode()
+            return f"(the console cannot be read: {error.strerror or error})".encode()
 
 
 def plain(data: bytes) -> str:
     """Return what a terminal was sent as lines of text."""
     text = _CONTROL.sub("", data.decode(errors="replace"))
     return _LINE_END.sub("\n", text)
+
+
+def _read_file(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(size)
 
 
 def _fatal(line: str) -> str | None:

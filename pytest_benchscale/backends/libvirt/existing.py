@@ -27,12 +27,13 @@ from pytest_benchscale.errors import BenchscaleError, LabError, MachineMissing
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
-from pytest_benchscale.transports.ssh.login import Login, LoginFailed
+from pytest_benchscale.transports.ssh.login import DEFAULT_PORT, Login, LoginFailed
 
 __all__ = ["ExistingMachine"]
 
 _ADDRESS_SECONDS = 30.0  # of a machine that runs already
 _BOOT_SECONDS = 300.0  # of one that we started
+_ANSWER_SECONDS = 1.0
 _POLL = 0.2
 
 
@@ -41,6 +42,8 @@ class ExistingMachine:
 
     def __init__(self, connection: Connection, lab: LabPlan, node: LibvirtNode) -> None:
         self._connection = connection
+        # An address that the daemon tells is one on its machine, the file's is one from here.
+        self._way = connection.way if node.plan.spec.address is None else None
         self._lab = lab
         self._node = node
         self._lock = MachineLock(lab, node.plan.name)
@@ -60,11 +63,15 @@ class ExistingMachine:
         node.adopt(domain.UUIDString())
         seconds = (_BOOT_SECONDS if started else _ADDRESS_SECONDS) * scale
         with anyio.move_on_after(seconds):
-            self._address = await self._find_address(domain)
+            try:
+                self._address = await self._find_address(domain)
+                await self._require_way(self._address)
+            except LoginFailed as failed:
+                raise self._no_way(failed) from failed
         if self._address is None:
             raise self._no_address(seconds)
         login = login_of(node.plan.spec, self._lab.directory, scale)
-        await self._log_in(replace(login, host=str(self._address)), seconds)
+        await self._log_in(replace(login, host=str(self._address), through=self._way), seconds)
 
     def info(self) -> NodeInfo:
         """Return its state; on a network where no address is declared it has the one we reach it by."""
@@ -131,15 +138,41 @@ class ExistingMachine:
         """Return the address under which it answers, once it has one."""
         if (declared := self._node.plan.spec.address) is not None:
             return await _resolve(str(declared))
-        port = self._node.plan.spec.ssh.port if self._node.plan.spec.ssh else 22
         while True:
             candidates = await self._connection.call(
                 whereabouts.addresses, self._connection, domain
             )
             for candidate in candidates:
-                if len(candidates) == 1 or await _answers(candidate, port):
+                if len(candidates) == 1 or await self._answers(candidate):
                     return candidate
             await asyncio.sleep(_POLL)
+
+    async def _require_way(self, address: IpAddress) -> None:
+        """Return when the daemon's machine lets us through; raises `LoginFailed`."""
+        if self._way is not None:
+            await self._way.connected()
+            with anyio.move_on_after(_ANSWER_SECONDS):  # it tries, so it may
+                await self._way.require_forwarding(str(address), self._port)
+
+    @property
+    def _port(self) -> int:
+        spec = self._node.plan.spec
+        return spec.ssh.port if spec.ssh else DEFAULT_PORT
+
+    async def _answers(self, address: IpAddress) -> bool:
+        if self._way is not None:
+            await self._way.connected()
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                if self._way is not None:
+                    _, hang_up = await self._way.open(str(address), self._port)
+                else:
+                    _, writer = await asyncio.open_connection(str(address), self._port)
+                    hang_up = writer.close
+        except (OSError, TimeoutError):
+            return False
+        hang_up()
+        return True
 
     async def _log_in(self, login: Login, seconds: float) -> None:
         """Log in and take the machine's lock; until the time is over, an sshd may not be there yet."""
@@ -158,6 +191,14 @@ class ExistingMachine:
         self._node.transport = transport
         self._devices = await devices(transport)
 
+    def _no_way(self, failed: LoginFailed) -> LabError:
+        return self._error(
+            failed.reason,
+            None,
+            f"{failed.resolution}; or give the address under which it is reached from here: "
+            "`address: 192.0.2.7`",
+        )
+
     def _no_address(self, seconds: float) -> LabError:
         return self._error(
             f"no address of machine {self._node.domain!r} could be found within {seconds:g} s",
@@ -175,16 +216,6 @@ class ExistingMachine:
             details=details,
             resolution=resolution,
         )
-
-
-async def _answers(address: IpAddress, port: int) -> bool:
-    try:
-        async with asyncio.timeout(1):
-            _, writer = await asyncio.open_connection(str(address), port)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
 
 
 async def _resolve(host: str) -> IpAddress:

@@ -35,6 +35,8 @@ _ADVICE = {
     r"File exists|already in use": "something on the daemon's machine has that name already; look at "
     "`ip link`, or try again",
     r"maximum vcpus|vCPUs": "give the node fewer `vcpus`",
+    r"creating bridge interface .*Operation not permitted": "this daemon may make no networks: use that of "
+    "the system, LIBVIRT_DEFAULT_URI=qemu:///system",
     r"dnsmasq": "install dnsmasq on the daemon's machine: `apt-get install dnsmasq-base`",
     r"iptables|nft|firewall": "install iptables on the daemon's machine, and let libvirt's rules be",
     r"internal client socket closed|client socket is closed|Cannot write data|End of file|"

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
+from typing import Protocol
+
+import asyncssh
+
+from pytest_benchscale.transports.ssh.jump import Jump
+from pytest_benchscale.transports.ssh.login import LoginFailed
 
 __all__ = ["POLL", "Door", "Knocker"]
 
@@ -25,12 +33,17 @@ class Door(Enum):
     OPEN = "an sshd"
 
 
-class Knocker:
-    """Knocks at one address and port. `met` tells what came of it last."""
+class _Reader(Protocol):
+    async def read(self, n: int) -> bytes: ...
 
-    def __init__(self, host: str, port: int) -> None:
+
+class Knocker:
+    """Knocks at one address and port, with `through` from another machine. `met` tells the last outcome."""
+
+    def __init__(self, host: str, port: int, through: Jump | None = None) -> None:
         self.host = host
         self.port = port
+        self._through = through
         self.met = "nothing has answered yet"
         self._wanted: frozenset[Door] = frozenset()
         self._found: asyncio.Future[Door] | None = None
@@ -43,6 +56,9 @@ class Knocker:
         more and more seldom. So there is a new one every `POLL` seconds while the older ones go on. Once
         one has a connection, the next waits longer, since an sshd takes few that have not logged in;
         but there is a next one, since what accepted it may be a forwarder before the machine.
+
+        Raises:
+            LoginFailed: the machine that it is to be reached from does not let us, and will not.
         """
         self._wanted = frozenset(wanted)
         self._found = asyncio.get_running_loop().create_future()
@@ -62,15 +78,23 @@ class Knocker:
             await asyncio.gather(*remaining, return_exceptions=True)
 
     async def _knock(self) -> None:
-        door, met = await self._answer()
+        try:
+            door, met = await self._answer()
+        except LoginFailed as failed:
+            self.met = failed.reason
+            if not failed.passing and self._found is not None and not self._found.done():
+                self._found.set_exception(failed)
+            return
         self.met = met
         if door in self._wanted and self._found is not None and not self._found.done():
             self._found.set_result(door)
 
     async def _answer(self) -> tuple[Door, str]:
+        if self._through is not None:
+            await self._through.connected()  # which may take longer than an answer
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                reader, writer = await asyncio.open_connection(self.host, self.port)
+                reader, hang_up = await self._connect()
         except ConnectionRefusedError:
             return Door.CLOSED, "the machine is there, and no sshd listens yet"
         except TimeoutError:
@@ -82,18 +106,28 @@ class Knocker:
             return await self._greeting(reader)
         finally:
             self._patient_until = 0.0
-            writer.transport.abort()
+            hang_up()
 
-    async def _greeting(self, reader: asyncio.StreamReader) -> tuple[Door, str]:
+    async def _connect(self) -> tuple[_Reader, Callable[[], None]]:
+        if self._through is not None:
+            return await self._through.open(self.host, self.port)
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        return reader, partial(_abort, writer)
+
+    async def _greeting(self, reader: _Reader) -> tuple[Door, str]:
         try:
             async with asyncio.timeout(_BANNER_SECONDS):
                 banner = await reader.read(len(_BANNER))
         except TimeoutError:
             return Door.CLOSED, f"something listens and said nothing for {_BANNER_SECONDS:g} s"
-        except OSError as error:
-            return Door.CLOSED, f"the connection was cut: {error.strerror or error}"
+        except (OSError, asyncssh.Error) as error:
+            return Door.CLOSED, f"the connection was cut: {error}"
         if not banner:
             return Door.CLOSED, "the connection was closed at once"
         if not _BANNER.startswith(banner):
             return Door.CLOSED, f"what listens is no sshd: it says {banner!r}"
         return Door.OPEN, "an sshd listens"
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()  # a writer that nobody holds any more closes it, so it is held until here

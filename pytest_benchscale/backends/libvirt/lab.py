@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.backends.libvirt.waking import until_awake, until_quiet
 from pytest_benchscale.errors import LabError, NodeDied
 from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.login import HostKeys, Login
+from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed
 
 __all__ = ["LibvirtLab"]
 
@@ -47,6 +48,7 @@ _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
 _SSH_PORT = 22
+_CONSOLE_SECONDS = 1.0  # between two looks at a console that only the daemon can read
 _WAKE_SECONDS = 20.0  # on a fast machine
 
 
@@ -88,6 +90,7 @@ class LibvirtLab:
             await self.networks.create_management(
                 nat=any(way_out(self._plan, node) for node in made)
             )
+            await self._require_way()
 
     async def use(self, node: LibvirtNode) -> None:
         """Use a machine that is there already."""
@@ -156,8 +159,7 @@ class LibvirtLab:
         disk = f"{storage.directory}/{volume(name, 'disk')}"
         seed_path = await storage.write(volume(name, "seed"), seed, name, "seed")
         node.console_path = await storage.write(volume(name, "console"), console, name, "console")
-        if self.connection.is_local and os.access(node.console_path, os.R_OK):
-            node.console = Console(Path(node.console_path))
+        node.console = self._console(node.console_path)
         node.spec = replace(
             node.spec,
             disks=(Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)),
@@ -231,7 +233,7 @@ class LibvirtLab:
 
     async def _launch(self, node: LibvirtNode, spec: DomainSpec) -> None:
         if node.console is not None:
-            node.console.skip()
+            await self.connection.call(node.console.skip)
         xml = domain_xml(spec, node.begins())
         try:
             await self.connection.call(
@@ -281,12 +283,7 @@ class LibvirtLab:
         """Return what a guest has written to its serial console."""
         if node.console is not None:
             return await self.connection.call(node.console.text)
-        if not node.console_path:
-            return ""
-        name = node.plan.name
-        with told(f"the console of node {name!r} cannot be read", "logs", name):
-            content = await self._stored().read(node.console_path)
-        return content.decode("utf-8", "replace").replace("\r", "")
+        return ""
 
     def patience(self, grace: float) -> float:
         """Return how long a guest may take to stop: longer where it is emulated, else it loses files."""
@@ -301,6 +298,19 @@ class LibvirtLab:
 
     # --- parts ---
 
+    def _console(self, path: str) -> Console:
+        if self.connection.is_local and os.access(path, os.R_OK):
+            return Console(Path(path))
+        return Console(partial(self._stored().piece, path), _CONSOLE_SECONDS)
+
+    async def _require_way(self) -> None:
+        """Return when the guests could be reached from here: it would be a pity to boot them first."""
+        if (way := self.connection.way) is not None:
+            try:
+                await way.require_forwarding(str(self.networks.management_host), _SSH_PORT)
+            except LoginFailed as failed:
+                raise LabError(failed.reason, step="ssh", resolution=failed.resolution) from failed
+
     def _transport(self, node: LibvirtNode) -> SshTransport:
         name = node.plan.name
         login = Login(
@@ -310,8 +320,8 @@ class LibvirtLab:
             key=self.keys.login_file(name),
             host_keys=HostKeys(pinned=self.keys.of(name).host.encode()),
             timeout_scale=self._scale,
+            through=self.connection.way,
         )
-
         return SshTransport(name, login, env=node.plan.env, fate=node.fate)
 
     def _guest(self, node: LibvirtNode, transport: SshTransport | None = None) -> Guest:
@@ -326,6 +336,7 @@ class LibvirtLab:
             node.console,
             tuple(one.address.ip for one in node.plan.interfaces),
             needs_cloud_init=node.plan.spec.cloud_init is not None and not node.is_set_up,
+            through=self.connection.way,
         )
 
     @property

@@ -20,6 +20,7 @@ from pytest_benchscale.backends.libvirt.network_xml import (
     labels_of,
     network_xml,
 )
+from pytest_benchscale.backends.libvirt.remote import routes_at
 from pytest_benchscale.errors import LabError, SubnetTaken
 from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
@@ -205,7 +206,7 @@ class Networks:
 
 
 async def in_use(connection: Connection) -> list[Holding]:
-    """Return the subnets of the daemon's networks, and of this machine's routes when it runs here.
+    """Return the subnets of the daemon's networks, and of its machine's routes where these can be known.
 
     Raises:
         LabError: the daemon does not say.
@@ -220,12 +221,17 @@ async def in_use(connection: Connection) -> list[Holding]:
         found, bridge = _of_network(description)
         holdings += found
         bridges.add(bridge)
+    routes: list[kernel_routes.KernelRoute] = []
     if connection.is_local:
-        holdings += [
-            Holding(route.destination, f"this machine has a route to it, through {route.device}")
-            for route in await to_thread.run_sync(_routes)
-            if route.destination.prefixlen and route.device not in bridges
-        ]
+        routes = await to_thread.run_sync(_routes)
+    elif connection.way is not None:
+        routes = await routes_at(connection.way)
+    where = "this machine" if connection.is_local else "the daemon's machine"
+    holdings += [
+        Holding(route.destination, f"{where} has a route to it, through {route.device}")
+        for route in routes
+        if route.destination.prefixlen and route.device not in bridges
+    ]
     return holdings
 
 

@@ -19,6 +19,7 @@ from pytest_benchscale.backends.libvirt.setup_watch import CutOff, SetupWatch
 from pytest_benchscale.errors import BenchscaleError, GuestWarning, LabError, NodeDied
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.base import Launcher, RunningCommand
+from pytest_benchscale.transports.ssh.jump import Jump
 from pytest_benchscale.transports.ssh.login import LoginFailed
 
 __all__ = ["Deadlines", "Guest", "Ready", "until_ready"]
@@ -51,8 +52,9 @@ class Guest:
     """A guest that boots.
 
     `launcher` logs in with the host key pinned (an `SshTransport`); `host` and `port` are where its sshd
-    will listen. `died` returns why once the domain has ended, and not before. `addresses` are those that
-    cloud-init gives it. With `needs_cloud_init`, an image without it is an error.
+    will listen, seen from the machine `through` where one is given. `died` returns why once the domain has
+    ended, and not before. `addresses` are those that cloud-init gives it. With `needs_cloud_init`, an image
+    without it is an error.
     """
 
     node: str
@@ -63,6 +65,7 @@ class Guest:
     console: Console | None = None
     addresses: tuple[IpAddress, ...] = ()
     needs_cloud_init: bool = False
+    through: Jump | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class _Wait:
         self._guest = guest
         self._deadlines = deadlines
         self._progress = progress
-        self._knocker = Knocker(guest.host, guest.port)
+        self._knocker = Knocker(guest.host, guest.port, guest.through)
         self._login_failure = ""
         self._watch = SetupWatch(guest.node, guest.launcher, guest.addresses, self._say)
         self._begun = time.monotonic()
@@ -155,7 +158,7 @@ class _Wait:
             trouble = await asyncio.to_thread(console.trouble) if console is not None else None
             if trouble is not None:
                 return NodeDied(self._guest.node, trouble, details=await self._heard())
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL if console is None else console.poll)
 
     # --- the steps ---
 
@@ -167,7 +170,10 @@ class _Wait:
     ) -> T:
         """Do a step, or raise what it means that it took too long."""
         with anyio.move_on_after(seconds):
-            return await work
+            try:
+                return await work
+            except LoginFailed as failed:  # at the machine that it is reached from
+                raise failed.as_error(self._guest.node) from failed
         raise await late(seconds)
 
     async def _log_in(self) -> RunningCommand:

@@ -194,13 +194,31 @@ class Storage:
             if self._connection.is_local:
                 return Path(path).read_bytes()
         try:
-            volume = self._pool.storageVolLookupByName(path.rpartition("/")[2])
+            return self._download(path, 0, 0)
         except libvirt.libvirtError as error:
             if error.get_error_code() in GONE:
                 return b""
             raise
+
+    def piece(self, path: str, offset: int, size: int) -> bytes:
+        """Return so many bytes of a file of the pool's from a place on, in a thread; -1: all of them.
+
+        Raises:
+            FileNotFoundError: there is none.
+            OSError: it cannot be read.
+        """
+        try:
+            return self._download(path, offset, max(0, size))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in GONE:
+                raise FileNotFoundError(path) from error
+            raise OSError(error.get_error_message() or str(error)) from error
+
+    def _download(self, path: str, offset: int, size: int) -> bytes:
+        """Return a piece of a file; of the size 0 when it goes to the end."""
+        volume = self._pool.storageVolLookupByName(path.rpartition("/")[2])
         stream = self._connection.raw.newStream(0)
-        volume.download(stream, 0, 0, 0)
+        volume.download(stream, offset, size, 0)
         pieces = []
         while piece := stream.recv(_CHUNK):
             pieces.append(piece)

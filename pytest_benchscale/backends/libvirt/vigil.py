@@ -10,7 +10,7 @@ import anyio
 import libvirt
 from anyio import to_thread
 
-from pytest_benchscale.backends.libvirt.connection import Connection
+from pytest_benchscale.backends.libvirt.connection import Connection, open_raw
 from pytest_benchscale.backends.libvirt.events import DomainEvent, Listener
 from pytest_benchscale.backends.libvirt.failures import GONE
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
@@ -74,7 +74,7 @@ class Vigil:
             raise self._gone(str(error) or "it does not answer") from error
 
     async def _reconnect(self) -> None:
-        raw = await to_thread.run_sync(libvirt.open, self._connection.uri, abandon_on_cancel=True)
+        raw = await to_thread.run_sync(open_raw, self._connection.uri, abandon_on_cancel=True)
         self._connection.raw = raw
         await self.begin()
         self._away = ""

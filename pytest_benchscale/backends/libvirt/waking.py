@@ -37,7 +37,7 @@ async def until_quiet(guest: Guest) -> None:
     what came after. One that answers nothing keeps them, which costs it some memory.
     """
     with anyio.move_on_after(_QUIET_SECONDS):
-        await Knocker(guest.host, _NOBODYS_PORT).until(Door.CLOSED, Door.OPEN)
+        await Knocker(guest.host, _NOBODYS_PORT, guest.through).until(Door.CLOSED, Door.OPEN)
 
 
 async def until_awake(guest: Guest, seconds: float) -> None:
@@ -69,7 +69,7 @@ async def until_awake(guest: Guest, seconds: float) -> None:
 
 
 async def _wake(guest: Guest) -> None:
-    await Knocker(guest.host, guest.port).until(Door.OPEN)
+    await Knocker(guest.host, guest.port, guest.through).until(Door.OPEN)
     # The login takes a while: the time is taken when it is done.
     await execution.run(guest.launcher, Command(("true",)), timeout=_COMMAND_SECONDS)
     script = Command(("sh", "-c", _SCRIPT, "sh", f"{time.time():.3f}"))

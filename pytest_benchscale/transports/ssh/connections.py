@@ -13,7 +13,7 @@ import asyncssh
 from pytest_benchscale.transports.base import Command
 from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.ssh.channel import ChannelStream
-from pytest_benchscale.transports.ssh.login import Login, LoginFailed, explain
+from pytest_benchscale.transports.ssh.login import DEFAULT_PORT, Login, LoginFailed, explain
 
 __all__ = ["Connections", "Greeting", "connect"]
 
@@ -138,12 +138,15 @@ class Connections:
 
 
 async def connect(login: Login) -> asyncssh.SSHClientConnection:
-    """Connect and log in.
+    """Connect and log in, through another machine where the login says so.
 
     Raises:
         LoginFailed: that failed; says why.
     """
     options: dict[str, object] = {}
+    if login.through is not None:
+        await login.through.connected()  # in its own time: what follows has that of this machine
+        options["tunnel"] = login.through
     if login.user is not None:
         options["username"] = login.user
     if login.password is not None:
@@ -155,9 +158,9 @@ async def connect(login: Login) -> asyncssh.SSHClientConnection:
     try:
         return await asyncssh.connect(
             login.host,
-            login.port,
+            () if login.reads_config and login.port == DEFAULT_PORT else login.port,
             known_hosts=login.host_keys.option(),
-            config=None,
+            config=() if login.reads_config else None,
             encryption_algs=_CIPHERS,
             connect_timeout=login.connect_seconds,
             login_timeout=login.connect_seconds,

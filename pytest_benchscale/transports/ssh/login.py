@@ -6,13 +6,18 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
 from pytest_benchscale.errors import LabError
 
-__all__ = ["HostKeys", "Login", "LoginFailed", "explain"]
+if TYPE_CHECKING:
+    from pytest_benchscale.transports.ssh.jump import Jump
+
+__all__ = ["DEFAULT_PORT", "HostKeys", "Login", "LoginFailed", "explain"]
+
+DEFAULT_PORT = 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +42,21 @@ class HostKeys:
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where a machine is and who logs in there."""
+    """Where a machine is and who logs in there.
+
+    With `through`, it is reached from another machine. With `reads_config`, what the user's own ssh_config
+    says counts where nothing is said here, port 22 included.
+    """
 
     host: str
-    port: int = 22
+    port: int = DEFAULT_PORT
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     key: Path | None = None
     host_keys: HostKeys = HostKeys()
     timeout_scale: float = 1.0
+    through: Jump | None = field(default=None, repr=False, compare=False)
+    reads_config: bool = False
 
     @property
     def connect_seconds(self) -> float:

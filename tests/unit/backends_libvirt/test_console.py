@@ -120,3 +120,27 @@ def test_complaints_are_those_that_may_tell_why_it_is_not_ready(path: Path) -> N
     assert [line[:10] for line in Console(path).complaints()] == [
         *("[FAILED] F", "[ 9.9] clo", "[   10.0] ")
     ]
+
+
+def test_a_console_that_only_the_daemon_can_read_is_read_by_it() -> None:
+    content = b"Linux version 6.1\n"
+
+    def read(offset: int, size: int) -> bytes:
+        return content[offset:] if size < 0 else content[offset : offset + size]
+
+    console = Console(read, poll=1.0)
+    assert console.text() == "Linux version 6.1\n"
+    console.skip()
+    assert console.trouble() is None
+    content += b"Kernel panic - not syncing: new\n"
+    assert console.trouble() == "its kernel panicked: new"
+
+
+def test_a_daemon_that_does_not_read_it_is_told_and_is_no_trouble() -> None:
+    def read(offset: int, size: int) -> bytes:
+        raise OSError("the daemon is away")
+
+    console = Console(read)
+    console.skip()
+    assert console.trouble() is None
+    assert console.text() == "(the console cannot be read: the daemon is away)"

@@ -139,7 +139,9 @@ def test_a_damaged_memory_of_that_is_none(tmp_path: Path, text: str) -> None:
         ("[{name: a, image: nginx}]", SYSTEM, "nginx"),
         ("[{name: a, image: ./a.qcow2, ssh: {port: 22}}]", SYSTEM, "ssh is for a machine"),
         ("[{name: a, existing: x, memory_mb: 5}]", SYSTEM, "memory_mb is for a machine that is"),
-        ("[{name: a, image: ./a.qcow2}]", "qemu+ssh://host/system", "out of our reach"),
+        ("[{name: a, image: ./a.qcow2}]", "qemu+tls://host/system", "out of our reach"),
+        ("[{name: a, image: ./a.qcow2}]", "qemu+tls://host/system", "qemu+ssh://USER@HOST/system"),
+        ("[{name: a, image: ./a.qcow2}]", "qemu+ssh://host/session", "may make no bridges"),
     ],
 )
 def test_what_machines_cannot_be_is_told(nodes: str, uri: str, reason: str) -> None:

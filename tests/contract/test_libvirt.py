@@ -6,12 +6,11 @@ brings up machines of its own, or needs much of one, runs only when it is asked 
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from pytest_benchscale.testing import BackendContract
 from tests.daemons.guests import boot_reference
+from tests.daemons.needs import BOOTS_ARE_CHEAP, WHEN_ASKED_FOR
 
 pytestmark = pytest.mark.daemon("libvirt")
 
@@ -31,11 +30,13 @@ class TestLibvirt(BackendContract):
     backend = "libvirt"
     image = IMAGE
 
-    @pytest.fixture(autouse=True)
-    def _affordable(self, request: pytest.FixtureRequest) -> None:
-        if os.environ.get("BENCHSCALE_TEST_VMS") == "all":
-            return
-        if SHARED not in request.fixturenames:
-            pytest.skip("boots machines of its own, which takes long: BENCHSCALE_TEST_VMS=all")
-        if request.node.name in HEAVY:
-            pytest.skip("takes long on an emulated machine: BENCHSCALE_TEST_VMS=all")
+    @staticmethod
+    def put_off(test: pytest.Function) -> str | None:
+        """Return why a test does not run every time."""
+        if BOOTS_ARE_CHEAP:
+            return None
+        if SHARED not in test.fixturenames:
+            return WHEN_ASKED_FOR
+        if test.name in HEAVY:
+            return "takes long on an emulated machine: BENCHSCALE_TEST_VMS=all"
+        return None

@@ -26,6 +26,7 @@ from tests.contract.loopback_sshd import LoopbackSshd, serving
 from tests.contract.sshd_machines import needs_sshd
 from tests.daemons import virtual
 from tests.daemons.guests import guest_path
+from tests.daemons.needs import boots_more
 
 pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio, needs_sshd]
 
@@ -125,6 +126,7 @@ async def test_an_existing_machine_is_reached_through_the_daemons(
     assert domain.isActive()
 
 
+@boots_more
 async def test_a_machine_stops_and_starts(lab: Lab) -> None:
     await lab["machine"].write_text("/srv/kept", "kept")
     await lab["machine"].exec("sync", check=True)

@@ -5,7 +5,6 @@ One lab serves all tests.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,13 +13,9 @@ from pytest_benchscale import Lab, Node
 from pytest_benchscale.lab.plan import mac_of
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons.guests import boot_reference
+from tests.daemons.needs import boots_more
 
 pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio]
-
-LONG = pytest.mark.skipif(
-    os.environ.get("BENCHSCALE_TEST_VMS") != "all",
-    reason="another boot, which takes long under emulation: BENCHSCALE_TEST_VMS=all",
-)
 
 TOPOLOGY = f"""
 networks:
@@ -121,7 +116,7 @@ async def test_their_way_leads_through_the_router(lab: Lab) -> None:
     assert await reach_each_other(lab)
 
 
-@pytest.mark.parametrize("name", ["router", pytest.param("west", marks=LONG)])
+@pytest.mark.parametrize("name", ["router", pytest.param("west", marks=boots_more)])
 async def test_a_node_is_the_same_after_a_restart(lab: Lab, name: str) -> None:
     node = lab[name]
 

@@ -16,7 +16,10 @@ from tests.daemons.images import IMAGES
 from tests.daemons.loading import missing
 
 __all__ = [
+    "BOOTS_ARE_CHEAP",
     "LIBVIRT",
+    "WHEN_ASKED_FOR",
+    "boots_more",
     "docker_usable",
     "needs_daemon",
     "podman_usable",
@@ -27,6 +30,11 @@ __all__ = [
 
 
 LIBVIRT = "libvirt"
+
+BOOTS_ARE_CHEAP = os.environ.get("BENCHSCALE_TEST_VMS") == "all"
+WHEN_ASKED_FOR = "boots machines of its own, which takes long: BENCHSCALE_TEST_VMS=all"
+boots_more = pytest.mark.skipif(not BOOTS_ARE_CHEAP, reason=WHEN_ASKED_FOR)
+"""The test boots machines that no other test has: not for every run, where they are emulated."""
 
 
 def docker_usable() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -12,15 +11,9 @@ from pytest_benchscale import BenchscaleError, Lab
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons.guests import boot_reference
+from tests.daemons.needs import boots_more
 
-pytestmark = [
-    pytest.mark.daemon("libvirt"),
-    pytest.mark.asyncio,
-    pytest.mark.skipif(
-        os.environ.get("BENCHSCALE_TEST_VMS") != "all",
-        reason="boots a machine for each, which takes long: BENCHSCALE_TEST_VMS=all",
-    ),
-]
+pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio, boots_more]
 
 
 def machine(**cloud_init: Any) -> str:

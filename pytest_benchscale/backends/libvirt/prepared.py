@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -76,6 +77,9 @@ class Shelf:
         self._directory = cache / "prepared"
         self._locks = cache / "locks"
         self._machine = machine
+        # Others use the same pool, from other accounts and machines, and cannot know our notes.
+        owner = f"{socket.gethostname()}\0{self._directory}"
+        self._ours = hashlib.sha256(owner.encode()).hexdigest()[:8]
 
     async def take(self, key: str, volume: str) -> Prepared | None:
         """Make a disk of a kept state, with this name, and return the rest; None when there is none.
@@ -117,7 +121,7 @@ class Shelf:
         with locked(self._lock(key)):
             if self._note(key) is not None:
                 return  # somebody was faster
-            volume = f"{PREFIX}{key}"
+            volume = f"{PREFIX}{self._ours}-{key}"
             self._storage.remove(volume)  # of an attempt that was cut short
             self._freeze(domain, disk, volume)
             try:

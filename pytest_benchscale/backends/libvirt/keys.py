@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class LabKeys:
         self.public = key.export_public_key().decode().strip()
         self._host_keys: dict[str, HostKey] = {}
         self._kept: dict[str, tuple[GuestKeys, Path]] = {}
+        self._numbers = itertools.count()
 
     def host_key(self, node: str) -> HostKey:
         """Return the key that we make for a node, the same each time."""
@@ -57,7 +59,7 @@ class LabKeys:
 
     def take_over(self, node: str, keys: GuestKeys) -> None:
         """Use the keys that a node had before."""
-        self._kept[node] = (keys, self._write(f"key-{len(self._kept)}", keys.login))
+        self._kept[node] = (keys, self._write(f"key-{next(self._numbers)}", keys.login))
 
     def make_anew(self, node: str) -> None:
         """Use keys of our own for a node again."""

@@ -207,6 +207,7 @@ class LibvirtLab:
         await until_quiet(self._guest(node, transport))
         console = await self._stored().read(node.console_path)
         prepared = Prepared(seed, self.keys.of(name), console)
+        node.stands_still_for_us = True
         try:
             await self._shelved().keep(key, prepared, node.domain, self.names.volume(name, "disk"))
         except (libvirt.libvirtError, OSError, TooLarge) as error:

@@ -32,6 +32,8 @@ class LibvirtNode:
         self.transport: SshTransport | None = None
         self.is_set_up = False
         """Whether it was ready once: from then on it need not have cloud-init any more."""
+        self.stands_still_for_us = False
+        """Whether we stop it for a moment: what is told of that changes nothing, until it goes on."""
         self.ended = anyio.Event()
         """Set by the end of the present run."""
         self._run = ""  # the UUID of the domain as it runs now
@@ -60,6 +62,7 @@ class LibvirtNode:
         So the end of an earlier run is never taken for that of this one, whenever it is told.
         """
         self.status, self.reason = NodeStatus.RUNNING, None
+        self.stands_still_for_us = False
         self.ended = anyio.Event()
         self._run = str(uuid.uuid4())
         return self._run
@@ -75,6 +78,8 @@ class LibvirtNode:
             return
         if event.end is not None:
             self.died(event.end)
+        elif event.paused is not None and self.stands_still_for_us:
+            self.stands_still_for_us = event.paused
         elif event.paused is not None and self.is_alive:
             self.status = NodeStatus.PAUSED if event.paused else NodeStatus.RUNNING
 

@@ -22,6 +22,7 @@ import libvirt
 
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.domain_xml import DomainSpec, domain_xml
+from pytest_benchscale.backends.libvirt.failures import told
 from pytest_benchscale.backends.libvirt.keys import GuestKeys
 from pytest_benchscale.backends.libvirt.storage import Storage, locked
 
@@ -96,6 +97,7 @@ class Shelf:
             libvirt.libvirtError: that is not possible.
             OSError: the cache cannot be written.
             TooLarge: it takes too much room.
+            LabError: the domain does not go on.
         """
         await self._connection.call(self._keep, key, prepared, domain, disk)
 
@@ -142,7 +144,8 @@ class Shelf:
                 raise TooLarge(f"it takes {size >> 20:,} MiB")
             self._storage.copy(volume, disk)
         finally:
-            domain.resume()
+            with told(f"{name} was stopped for a moment, and does not go on", "keep"):
+                domain.resume()
 
     def _write(self, key: str, prepared: Prepared, volume: str) -> None:
         """Write what belongs to a state, so that all of it is there or nothing."""

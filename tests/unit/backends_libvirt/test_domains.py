@@ -69,6 +69,17 @@ async def test_what_others_do_to_a_domain_is_noticed() -> None:
     assert alpha.info().status is NodeStatus.RUNNING
 
 
+async def test_a_domain_that_we_stop_for_a_moment_runs_on_for_all_others() -> None:
+    alpha = node()
+    run = alpha.begins()
+    alpha.stands_still_for_us = True
+    for paused in (True, False):
+        alpha.happened(event(run, paused=paused))
+        assert alpha.info().status is NodeStatus.RUNNING
+    alpha.happened(event(run, paused=True))  # by somebody else
+    assert alpha.info().status is NodeStatus.PAUSED
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "resolution"),
     [

@@ -228,8 +228,11 @@ def test_a_node_is_reached_with_the_keys_that_it_has() -> None:
         assert keys.login_file("alpha").read_bytes() == b"login"
         assert keys.login_file("alpha").stat().st_mode & 0o077 == 0
         assert keys.of("beta").login == own.login
+        keys.take_over("beta", GuestKeys(b"beta's", "ssh-ed25519 BBBB"))
         keys.make_anew("alpha")
         assert keys.of("alpha") == own
+        keys.take_over("gamma", STATE.keys)
+        assert keys.login_file("beta").read_bytes() == b"beta's"
     finally:
         keys.close()
     assert not keys.login_file("alpha").exists()

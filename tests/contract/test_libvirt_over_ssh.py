@@ -25,16 +25,10 @@ from pytest_benchscale.topology.loader import load_text
 from tests.contract.loopback_sshd import LoopbackSshd, serving
 from tests.contract.sshd_machines import needs_sshd
 from tests.daemons import virtual
-from tests.daemons.guests import guest_path
+from tests.daemons.guests import one_machine
 from tests.daemons.needs import boots_more
 
 pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio, needs_sshd]
-
-MACHINE = f"""
-network: {{name: lan}}
-nodes:
-  - {{name: machine, image: {guest_path()}, memory_mb: 512}}
-"""
 
 EXISTING = """
 nodes:
@@ -60,7 +54,7 @@ def lab(sshd: LoopbackSshd, here: str) -> Iterator[Lab]:
     """Bring up one machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(virtual.VARIABLE, sshd.uri(here))
-        with Lab.open_sync(load_text(MACHINE), backend="libvirt") as lab:
+        with Lab.open_sync(load_text(one_machine()), backend="libvirt") as lab:
             yield lab
 
 
@@ -222,7 +216,7 @@ async def test_a_way_that_cannot_be_taken_is_told_before_a_machine_boots(
         changes = {key: value.format(directory=tmp_path) for key, value in of_uri.items()}
         monkeypatch.setenv(virtual.VARIABLE, closed.uri(here, **changes))
         with pytest.raises(LabError) as caught:
-            async with Lab.open(load_text(MACHINE), backend="libvirt"):
+            async with Lab.open(load_text(one_machine()), backend="libvirt"):
                 pytest.fail("the lab came up")
     assert caught.value.step == "ssh"
     assert reason in caught.value.brief

@@ -116,7 +116,8 @@ async def test_their_way_leads_through_the_router(lab: Lab) -> None:
     assert await reach_each_other(lab)
 
 
-@pytest.mark.parametrize("name", ["router", pytest.param("west", marks=boots_more)])
+@boots_more
+@pytest.mark.parametrize("name", ["router", "west"])
 async def test_a_node_is_the_same_after_a_restart(lab: Lab, name: str) -> None:
     node = lab[name]
 

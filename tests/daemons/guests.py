@@ -21,7 +21,7 @@ from tests.daemons.images import root_hash
 from tests.daemons.packages import search_path
 from tests.daemons.roots import BuildError, cache_directory, tarball
 
-__all__ = ["GuestDisk", "boot_reference", "cached_guest", "guest", "guest_path"]
+__all__ = ["GuestDisk", "boot_reference", "cached_guest", "guest", "guest_path", "one_machine"]
 
 _SECTOR = 512
 _FIRST_SECTOR = 2048  # of the partition: before it is room for the boot loader
@@ -66,6 +66,14 @@ def boot_reference() -> str:
     """Return the guest's disk as an image that is started without its boot loader, which takes seconds."""
     made = _where()
     return f"{made.disk}#kernel={made.kernel}&initrd={made.initramfs}&append={made.command_line}"
+
+
+def one_machine() -> str:
+    """Return a topology of one guest; the tests that use it share what is kept of its first boot."""
+    return (
+        f"network: {{name: lan}}\n"
+        f"nodes: [{{name: machine, image: '{boot_reference()}', memory_mb: 512}}]\n"
+    )
 
 
 def guest() -> GuestDisk:

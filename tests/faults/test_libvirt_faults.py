@@ -19,7 +19,7 @@ from pytest_benchscale.errors import SubnetTaken
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons import virtual
-from tests.daemons.guests import boot_reference, guest, guest_path
+from tests.daemons.guests import guest, guest_path, one_machine
 from tests.daemons.packages import search_path
 from tests.daemons.private_libvirtd import PrivateLibvirtd, private_libvirtd
 
@@ -191,8 +191,7 @@ def private(shared: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch) -> Private
 async def test_a_daemon_that_is_killed_and_comes_back_has_nothing_left(
     private: PrivateLibvirtd,
 ) -> None:
-    text = machine(boot_reference()).replace("memory_mb: 256", "memory_mb: 512")
-    async with Lab.open(load_text(text), backend="libvirt") as lab:
+    async with Lab.open(load_text(one_machine()), backend="libvirt") as lab:
         node = lab["machine"]
         private.kill()
         assert (await node.exec("echo on")).stdout == "on\n"  # its guests need no daemon

@@ -21,6 +21,9 @@ HEAVY = {
     "test_100_mib_of_stdout_arrive_without_deadlock",
     "test_100_mib_go_in_and_come_out_unchanged",
     "test_a_timeout_kills_inside_the_node[200 children]",
+    "test_every_exit_code_is_the_true_one",
+    "test_many_copies_at_once_do_not_disturb_each_other",
+    "test_odd_names_are_kept",
     "test_cancelling_kills_inside_the_node[200 children]",
     "test_many_processes_run_side_by_side",
 }

@@ -358,14 +358,18 @@ class TestMachine:
         ) as again:  # it is not locked
             assert (await again["there"].exec("true")).ok
 
+
+class TestEnd:
+    """A machine of its own, which ends."""
+
     async def test_a_domain_that_ends_is_told_within_two_seconds_with_its_console(
-        self, lab: Lab, libvirtd: Any
+        self, first_run: Run, libvirtd: Any
     ) -> None:
-        machine = lab["machine"]
-        command = asyncio.create_task(machine.exec("sleep 1000"))
-        wait = asyncio.create_task(machine.wait_for_file("/no/such/file", timeout=60))
-        await machine.exec("until pgrep -x sleep; do sleep 0.1; done", check=True)
-        try:
+        with Run.of(MACHINE) as (_, lab):
+            machine = lab["machine"]
+            command = asyncio.create_task(machine.exec("sleep 1000"))
+            wait = asyncio.create_task(machine.wait_for_file("/no/such/file", timeout=60))
+            await machine.exec("until pgrep -x sleep; do sleep 0.1; done", check=True)
             await asyncio.to_thread(domain_of(libvirtd, lab).destroy)
             ended = time.monotonic()
             for task in (command, wait):
@@ -376,6 +380,3 @@ class TestMachine:
             assert machine.status is NodeStatus.DEAD
             with pytest.raises(BenchscaleError, match="died"):
                 await machine.exec("true")
-        finally:
-            await machine.start()
-        assert (await machine.exec("true")).ok

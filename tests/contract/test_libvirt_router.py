@@ -15,7 +15,7 @@ from pytest_benchscale.topology.loader import load_text
 from tests.daemons.guests import boot_reference
 from tests.daemons.needs import boots_more
 
-pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio]
+pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio, boots_more]
 
 TOPOLOGY = f"""
 networks:
@@ -116,7 +116,6 @@ async def test_their_way_leads_through_the_router(lab: Lab) -> None:
     assert await reach_each_other(lab)
 
 
-@boots_more
 @pytest.mark.parametrize("name", ["router", "west"])
 async def test_a_node_is_the_same_after_a_restart(lab: Lab, name: str) -> None:
     node = lab[name]

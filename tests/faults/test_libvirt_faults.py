@@ -128,7 +128,7 @@ async def test_a_kernel_panic_is_told_with_the_console() -> None:
     image = f"{parts.disk}#kernel={parts.kernel}&append=console=ttyS0 root=/dev/vda1"
     error = await failure(machine(image))  # without an initramfs it has no driver for its disk
     assert "died: its kernel panicked: VFS: Unable to mount root fs" in error.brief
-    assert "end Kernel panic" in str(error.details)
+    assert "the console's end:" in str(error.details)
 
 
 async def test_a_machine_that_ends_in_its_boot_is_told_within_two_seconds(libvirtd: Any) -> None:
@@ -155,6 +155,38 @@ async def test_a_machine_that_never_gets_an_address_is_told(tmp_path: Path) -> N
     qemu_img("create", "-f", "qcow2", tmp_path / "empty.qcow2", "64M")
     error = await failure(machine(tmp_path / "empty.qcow2"), HURRY)
     assert "never came to its address 198.1" in error.brief
+
+
+# --- machines that are there ---
+
+
+@pytest.fixture
+def somebodys(libvirtd: Any) -> Iterator[Any]:
+    """Define a machine that is off, and has no system to boot."""
+    domain = libvirtd.defineXML(
+        "<domain type='qemu'><name>somebodys</name><memory unit='MiB'>64</memory>"
+        "<os><type>hvm</type></os></domain>"
+    )
+    yield domain
+    if domain.isActive():
+        domain.destroy()
+    domain.undefine()
+
+
+async def test_a_machine_that_is_off_is_told_and_stays_off(somebodys: Any) -> None:
+    error = await failure("nodes: [{name: there, existing: somebodys, ssh: {user: root}}]")
+    assert "machine 'somebodys' is off" in error.brief
+    assert "`start: true`" in str(error)
+    assert not somebodys.isActive()
+
+
+async def test_a_machine_that_is_to_be_started_is_and_stays_on_whatever_comes(
+    somebodys: Any,
+) -> None:
+    text = "nodes: [{name: there, existing: somebodys, start: true, ssh: {user: root}}]"
+    error = await failure(text, HURRY)
+    assert "no address of machine 'somebodys' could be found within 3 s" in error.brief
+    assert somebodys.isActive()
 
 
 # --- interruptions ---

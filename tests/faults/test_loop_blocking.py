@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -62,6 +63,11 @@ def _stolen() -> list[float]:
     return [count / os.sysconf("SC_CLK_TCK") for count in ticks]
 
 
+def _pages_fetched() -> int:
+    """Return how often the calling thread had to wait for a page of its memory: major faults."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+
+
 def _shared(began: float, ended: float, since: float, until: float) -> float:
     """Return how long two stretches of time have in common."""
     return max(0.0, min(ended, until) - max(began, since))
@@ -72,8 +78,8 @@ class Meter:
 
     A callback may compute or sleep. Its fault is not that its thread was ready to run and got no processor,
     nor that it slept while other threads of ours ran or were ready to: they had the interpreter then. Nor
-    that the machine itself stood still, as virtual ones do at times. A call that blocks sleeps although
-    nobody has the interpreter.
+    that the machine itself stood still, as virtual ones do at times, or had to fetch a page of our memory
+    from the disk. A call that blocks sleeps although nobody has the interpreter.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -121,6 +127,7 @@ class Meter:
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
         what = repr(task if isinstance(task, asyncio.Task) else handle)
         began, before, stolen = time.monotonic(), _spent(self._thread), _stolen()
+        fetched = _pages_fetched()
         run(handle)
         took = time.monotonic() - began
         if took > LONGEST:
@@ -129,6 +136,10 @@ class Meter:
             slept = took - computed - (after.ready - before.ready)
             others = self._had_the_interpreter(began)
             others += max(now - then for now, then in zip(_stolen(), stolen, strict=True))
+            if (
+                _pages_fetched() > fetched
+            ):  # which is sleep, too, and takes as long as the disk does
+                slept = 0.0
             if computed + max(0.0, slept - others) > LONGEST:
                 self._when.append((began, began + took))
                 self.held_up.append(

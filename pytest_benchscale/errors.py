@@ -5,6 +5,8 @@
     ├── BackendUnavailable   a backend cannot be used on this machine
     ├── NotSupported         a backend lacks a capability
     ├── LabError             a lab could not be brought up, used or torn down: node, step
+    │   ├── FaultNotEffective  a fault was made and has no effect: what was measured
+    │   ├── FaultNotHealed     a fault was taken back and is still there: what was measured
     │   ├── MachineMissing   a machine that is to be used is not there
     │   └── SubnetTaken      a network's subnet is somebody else's: subnet
     ├── NodeDied             a node ended although nobody asked it to
@@ -35,6 +37,8 @@ __all__ = [
     "BenchscaleError",
     "CommandFailed",
     "CommandTimeout",
+    "FaultNotEffective",
+    "FaultNotHealed",
     "GuestWarning",
     "LabError",
     "MachineMissing",
@@ -143,6 +147,14 @@ class LabError(BenchscaleError):
         super().__init__(brief, details=details, resolution=resolution)
         self.node = node
         self.step = step
+
+
+class FaultNotEffective(LabError):
+    """A fault was made, and measuring shows that it is not there; `details` is what was measured."""
+
+
+class FaultNotHealed(LabError):
+    """A fault was taken back, and measuring shows that it is still there; `details` is what was measured."""
 
 
 class MachineMissing(LabError):

@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpAddress, IpInterface, IpNetwork
 from pytest_benchscale.topology.model import Conditions, Network, NodeSpec, Topology
 from pytest_benchscale.transports.base import Transport
@@ -193,6 +195,7 @@ class Backend(Protocol):
 
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
+    links_outlive_nodes: ClassVar[bool]
 
     async def probe(self) -> str:
         """Return the version of what the backend runs on.
@@ -286,8 +289,23 @@ class Backend(Protocol):
         """
         ...
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        """Return, by network name, the device on the host side where conditions apply."""
+    async def has_netem(self) -> bool:
+        """Return whether the kernel of the nodes' links can delay and lose packets: `sch_netem`.
+
+        Asked after `open`, before there is a node. Needs `Capability.CONDITIONS`.
+        """
+        ...
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Return, by network name, where conditions and cuts of a running node's links are applied.
+
+        Asked anew after each start. What was applied to a node before it ended is gone, unless
+        `links_outlive_nodes`.
+        """
+        ...
+
+    async def echoes(self, name: str) -> Echoes:
+        """Return the way to send and answer probes from within a running node's network."""
         ...
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:

@@ -10,6 +10,7 @@ import anyio
 
 from pytest_benchscale.backends.base import Backend, Capability
 from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
@@ -27,6 +28,7 @@ class LabContext:
     backend: Backend
     options: LabOptions
     history: History = field(default_factory=History)
+    faults: FaultLog = field(default_factory=FaultLog)
 
     def scaled(self, seconds: float) -> float:
         """Return a deadline of ours as it is on this machine."""

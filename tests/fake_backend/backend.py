@@ -18,6 +18,8 @@ from pytest_benchscale.backends.base import (
     OwnedThing,
 )
 from pytest_benchscale.errors import BenchscaleError, NotSupported
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
 from tests.fake_backend.node import FakeNode, FakeTransport
@@ -83,6 +85,7 @@ class FakeBackend:
     """A backend whose nodes are objects. Follows the script of its class."""
 
     name: ClassVar[str] = "fake"
+    links_outlive_nodes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.PAUSE, Capability.STOP, Capability.USERS}
     )
@@ -169,8 +172,17 @@ class FakeBackend:
         await self.script.step("logs", name)
         return self._node(name).log
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        return {}
+    async def has_netem(self) -> bool:
+        """Return False: not there yet."""
+        return False
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Not there yet: where conditions apply."""
+        raise NotSupported(self.name, Capability.CONDITIONS)
+
+    async def echoes(self, name: str) -> Echoes:
+        """Not there yet: the way to send probes."""
+        raise NotSupported(self.name, Capability.PARTITIONS)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         return []

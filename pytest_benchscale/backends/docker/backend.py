@@ -27,7 +27,6 @@ from pytest_benchscale.backends.docker import (
     connection,
     failures,
     images,
-    links,
     routes,
     subnets,
 )
@@ -53,6 +52,8 @@ from pytest_benchscale.errors import (
     NotSupported,
     SubnetTaken,
 )
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
@@ -85,6 +86,7 @@ class DockerBackend:
     """Nodes as containers of a Docker daemon, on this machine or another."""
 
     name: ClassVar[str] = "docker"
+    links_outlive_nodes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
     dialect: ClassVar[Dialect] = DOCKER
 
@@ -267,16 +269,17 @@ class DockerBackend:
         with failures.told(f"the log of node {name!r} cannot be read", "logs", name):
             return await self._opened().log(node, timestamps=timestamps)
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        """Return the devices on this machine that the container's are connected with."""
-        if not self._connected().address.is_local:
-            raise NotSupported(
-                self.name,
-                Capability.CONDITIONS,
-                details=f"the daemon at {self._connected().address} is on another machine",
-                resolution="use a daemon on this machine",
-            )
-        return await links.host_devices(self.transport(name), self._node(name).plan.interfaces)
+    async def has_netem(self) -> bool:
+        """Return False: not there yet."""
+        return False
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Not there yet: where conditions apply."""
+        raise NotSupported(self.name, Capability.CONDITIONS)
+
+    async def echoes(self, name: str) -> Echoes:
+        """Not there yet: the way to send probes."""
+        raise NotSupported(self.name, Capability.PARTITIONS)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the containers and networks of a run."""

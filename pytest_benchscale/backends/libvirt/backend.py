@@ -33,6 +33,8 @@ from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.ssh.client import SshTransport
@@ -58,6 +60,7 @@ class LibvirtBackend:
     """Nodes as virtual machines."""
 
     name: ClassVar[str] = "libvirt"
+    links_outlive_nodes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self) -> None:
@@ -205,17 +208,17 @@ class LibvirtBackend:
             raise NotSupported(self.name, Capability.LOG_TIMES)
         return await self._opened().log(self._node(name))
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        """Return the tap devices of a node on the daemon's machine."""
-        lab, node = self._opened(), self._own(name, Capability.CONDITIONS)
-        if not lab.connection.is_local:
-            raise NotSupported(
-                self.name,
-                Capability.CONDITIONS,
-                details=f"the daemon at {lab.connection.uri} is on another machine",
-                resolution="use a daemon on this machine",
-            )
-        return lab.taps(node.plan)
+    async def has_netem(self) -> bool:
+        """Return False: not there yet."""
+        return False
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Not there yet: where conditions apply."""
+        raise NotSupported(self.name, Capability.CONDITIONS)
+
+    async def echoes(self, name: str) -> Echoes:
+        """Not there yet: the way to send probes."""
+        raise NotSupported(self.name, Capability.PARTITIONS)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""

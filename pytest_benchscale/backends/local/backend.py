@@ -37,6 +37,8 @@ from pytest_benchscale.backends.local.spec import (
     reasons_against,
 )
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
@@ -63,6 +65,7 @@ class LocalBackend:
     """Nodes as Linux namespaces. `overlay=False` uses the fallback of a kernel without overlays."""
 
     name: ClassVar[str] = "local"
+    links_outlive_nodes: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self, *, overlay: bool = True) -> None:
@@ -203,10 +206,17 @@ class LocalBackend:
             raise NotSupported(self.name, Capability.LOG_TIMES)
         return self._node(name).read_log()
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        """Return the veth ends on the bridges; they are in the lab's network namespace."""
-        node = self._node(name)
-        return {one.network: node.link_name(i) for i, one in enumerate(node.plan.interfaces)}
+    async def has_netem(self) -> bool:
+        """Return False: not there yet."""
+        return False
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Not there yet: where conditions apply."""
+        raise NotSupported(self.name, Capability.CONDITIONS)
+
+    async def echoes(self, name: str) -> Echoes:
+        """Not there yet: the way to send probes."""
+        raise NotSupported(self.name, Capability.PARTITIONS)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""

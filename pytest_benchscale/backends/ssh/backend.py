@@ -29,6 +29,8 @@ from pytest_benchscale.backends.base import (
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
+from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import NodeSpec, Topology
 from pytest_benchscale.transports.ssh.client import SshTransport
@@ -53,6 +55,7 @@ class SshBackend:
     """Nodes as existing machines."""
 
     name: ClassVar[str] = "ssh"
+    links_outlive_nodes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.EXISTING, Capability.USERS}
     )
@@ -154,9 +157,17 @@ class SshBackend:
         self._machine(name)
         return ""
 
-    async def links(self, name: str) -> Mapping[str, str]:
-        """Refuse: the links of a machine are its own."""
-        self._refuse(Capability.CONDITIONS)
+    async def has_netem(self) -> bool:
+        """Return False: not there yet."""
+        return False
+
+    async def links(self, name: str) -> Mapping[str, Link]:
+        """Not there yet: where conditions apply."""
+        raise NotSupported(self.name, Capability.CONDITIONS)
+
+    async def echoes(self, name: str) -> Echoes:
+        """Not there yet: the way to send probes."""
+        raise NotSupported(self.name, Capability.PARTITIONS)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""

@@ -115,6 +115,7 @@ class BringUp:
             )
         except BenchscaleError as exc:
             raise _placed(exc, plan.name, "create") from exc.__cause__
+        machine.plan = plan
         await machine.adopt(info)
 
     async def _deploy(self, node: Node, item: Deploy) -> None:

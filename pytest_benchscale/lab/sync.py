@@ -63,6 +63,8 @@ class SyncLab:
 
     exec = blocking(Lab.exec)
     heal = blocking(Lab.heal)
+    probe = blocking(Lab.probe)
+    reachability = blocking(Lab.reachability)
 
     def partition(self, *groups: set[str]) -> AbstractContextManager[None]:
         """Not there yet: cut the networks between groups of nodes."""

@@ -11,7 +11,7 @@ import socket
 import struct
 
 _NLMSG_ERROR = 2
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 20, 24
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 18, 20, 24
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _CREATE = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
 
@@ -25,27 +25,33 @@ _IFA_F_NODAD = 0x02
 _RTA_DST, _RTA_GATEWAY = 1, 5
 _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 4, 0, 1
 _NLA_F_NESTED = 0x8000
+_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
+_SENT_AT_ONCE = 64 * 1024  # byte: well below what a socket's buffer takes
 _IFF_UP = 0x1
 
 _HEADER = struct.Struct("=IHHII")
 _IFINFO = struct.Struct("=BxHiII")
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return a netlink attribute."""
     length = 4 + len(payload)
     return struct.pack("=HH", length, kind) + payload + bytes(-length % 4)
 
 
-def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+def text(kind: int, value: str) -> bytes:
+    """Return an attribute that is a string."""
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _number(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+def number(kind: int, value: int) -> bytes:
+    """Return an attribute that is an unsigned number of 32 bits."""
+    return attribute(kind, struct.pack("=I", value))
 
 
-def _nested(kind: int, *attributes: bytes) -> bytes:
-    return _attribute(kind | _NLA_F_NESTED, b"".join(attributes))
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return an attribute that consists of others."""
+    return attribute(kind | _NLA_F_NESTED, b"".join(attributes))
 
 
 class Netlink:
@@ -57,6 +63,7 @@ class Netlink:
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._socket.bind((0, 0))
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # no request within its answer
         self._batch: list[tuple[bytes, str]] = []
         self._sequence = 0
 
@@ -66,11 +73,11 @@ class Netlink:
 
     def add_bridge(self, name: str) -> None:
         """Create a bridge. No snooping: neighbour discovery must not wait for a querier."""
-        no_snooping = _attribute(_IFLA_BR_MCAST_SNOOPING, b"\0")
-        kind = _nested(
-            _IFLA_LINKINFO, _text(_IFLA_INFO_KIND, "bridge"), _nested(_IFLA_INFO_DATA, no_snooping)
+        no_snooping = attribute(_IFLA_BR_MCAST_SNOOPING, b"\0")
+        kind = nested(
+            _IFLA_LINKINFO, text(_IFLA_INFO_KIND, "bridge"), nested(_IFLA_INFO_DATA, no_snooping)
         )
-        self._link(_RTM_NEWLINK, _CREATE, f"bridge {name}", _text(_IFLA_IFNAME, name) + kind)
+        self._link(_RTM_NEWLINK, _CREATE, f"bridge {name}", text(_IFLA_IFNAME, name) + kind)
 
     def add_veth(
         self, name: str, *, master: int, peer: str, peer_mac: str, peer_namespace: int
@@ -78,36 +85,41 @@ class Netlink:
         """Create a veth pair in one message: this end on a bridge, the other in a namespace (fd)."""
         other_end = (
             _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-            + _text(_IFLA_IFNAME, peer)
-            + _attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
-            + _number(_IFLA_NET_NS_FD, peer_namespace)
+            + text(_IFLA_IFNAME, peer)
+            + attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
+            + number(_IFLA_NET_NS_FD, peer_namespace)
         )
-        kind = _nested(
+        kind = nested(
             _IFLA_LINKINFO,
-            _text(_IFLA_INFO_KIND, "veth"),
-            _nested(_IFLA_INFO_DATA, _attribute(_VETH_INFO_PEER, other_end)),
+            text(_IFLA_INFO_KIND, "veth"),
+            nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other_end)),
         )
-        attributes = _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + kind
+        attributes = text(_IFLA_IFNAME, name) + number(_IFLA_MASTER, master) + kind
         self._link(_RTM_NEWLINK, _CREATE, f"link {name}", attributes)
+
+    def add_ifb(self, name: str) -> None:
+        """Create an intermediate functional block."""
+        kind = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "ifb"))
+        self._link(_RTM_NEWLINK, _CREATE, f"link {name}", text(_IFLA_IFNAME, name) + kind)
 
     def set_up(self, name: str, *, up: bool = True) -> None:
         """Bring a link up, or down. A veth cannot be created up: some kernels answer ENOTCONN."""
         flags = _NLM_F_REQUEST | _NLM_F_ACK
         what = f"{name} {'up' if up else 'down'}"
-        self._link(_RTM_NEWLINK, flags, what, _text(_IFLA_IFNAME, name), up=up)
+        self._link(_RTM_NEWLINK, flags, what, text(_IFLA_IFNAME, name), up=up)
 
     def delete_link(self, name: str) -> None:
         """Delete a link; of a veth, both ends."""
         flags = _NLM_F_REQUEST | _NLM_F_ACK
-        self._link(_RTM_DELLINK, flags, f"deletion of {name}", _text(_IFLA_IFNAME, name))
+        self._link(_RTM_DELLINK, flags, f"deletion of {name}", text(_IFLA_IFNAME, name))
 
     def add_address(self, index: int, address: str) -> None:
         """Give a link an address with prefix length; without duplicate address detection."""
         family, packed, prefix = _parse(address)
         body = struct.pack("=BBBBI", family, prefix, 0, 0, index)
-        body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
-        body += _number(_IFA_FLAGS, _IFA_F_NODAD)
-        self._queue(_RTM_NEWADDR, _CREATE, body, f"address {address}")
+        body += attribute(_IFA_LOCAL, packed) + attribute(_IFA_ADDRESS, packed)
+        body += number(_IFA_FLAGS, _IFA_F_NODAD)
+        self.queue(_RTM_NEWADDR, _CREATE, body, f"address {address}")
 
     def add_route(self, destination: str, via: str) -> None:
         """Add a route through a gateway that is on one of the links."""
@@ -115,9 +127,9 @@ class Netlink:
         table = (_RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_UNIVERSE, _RTN_UNICAST)
         body = struct.pack("=BBBBBBBBI", family, prefix, 0, 0, *table, 0)
         if prefix:
-            body += _attribute(_RTA_DST, packed)
-        body += _attribute(_RTA_GATEWAY, _parse(f"{via}/0")[1])
-        self._queue(_RTM_NEWROUTE, _CREATE, body, f"route {destination} via {via}")
+            body += attribute(_RTA_DST, packed)
+        body += attribute(_RTA_GATEWAY, _parse(f"{via}/0")[1])
+        self.queue(_RTM_NEWROUTE, _CREATE, body, f"route {destination} via {via}")
 
     def flush(self) -> None:
         """Send what has gathered and wait for the kernel's answer to each.
@@ -126,22 +138,56 @@ class Netlink:
             OSError: the first request that failed, with what it was about.
         """
         batch, self._batch = self._batch, []
-        if not batch:
-            return
-        self._socket.send(b"".join(message for message, _ in batch))
-        first = self._sequence - len(batch) + 1
         failure: OSError | None = None
+        while batch:
+            count, size = 0, 0
+            while count < len(batch) and (not count or size + len(batch[count][0]) < _SENT_AT_ONCE):
+                size += len(batch[count][0])
+                count += 1
+            failed = self._exchange(batch[:count])
+            failure = failure or failed
+            del batch[:count]
+        if failure is not None:
+            raise failure
+
+    def index_of(self, name: str) -> int:
+        """Return the index of a link in this socket's namespace, whichever the calling thread's is.
+
+        Raises:
+            OSError: there is none of that name (ENODEV).
+        """
+        self.flush()
+        self._sequence += 1
+        body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, name)
+        header = _HEADER.pack(
+            _HEADER.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST, self._sequence, 0
+        )
+        self._socket.send(header + body)
+        for kind, _, payload in _messages(self._socket.recv(65536)):
+            if kind == _NLMSG_ERROR:
+                code = -struct.unpack_from("=i", payload)[0]
+                raise OSError(code, os.strerror(code), f"link {name}")
+            if kind == _RTM_NEWLINK:
+                return int(_IFINFO.unpack_from(payload)[2])
+        raise OSError(errno.EBADMSG, "the kernel answered something else", f"link {name}")
+
+    def _exchange(self, batch: list[tuple[bytes, str]]) -> OSError | None:
+        """Send messages and read the answer to each; return the first failure."""
+        self._socket.send(b"".join(message for message, _ in batch))
+        first = _HEADER.unpack_from(batch[0][0])[3]
+        failures: dict[int, int] = {}
         answered = 0
         while answered < len(batch):
             for kind, sequence, payload in _messages(self._socket.recv(65536)):
                 if kind != _NLMSG_ERROR:
                     continue
                 answered += 1
-                code = -struct.unpack_from("=i", payload)[0]
-                if code and failure is None:
-                    failure = OSError(code, os.strerror(code), batch[sequence - first][1])
-        if failure is not None:
-            raise failure
+                if code := -struct.unpack_from("=i", payload)[0]:
+                    failures[sequence - first] = code
+        if not failures:
+            return None
+        failed = min(failures)
+        return OSError(failures[failed], os.strerror(failures[failed]), batch[failed][1])
 
     def _link(
         self, kind: int, flags: int, what: str, attributes: bytes, *, up: bool | None = None
@@ -149,9 +195,10 @@ class Netlink:
         """Queue a message about a link; `up` None leaves its state as it is."""
         change = 0 if up is None else _IFF_UP
         header = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, change if up else 0, change)
-        self._queue(kind, flags, header + attributes, what)
+        self.queue(kind, flags, header + attributes, what)
 
-    def _queue(self, kind: int, flags: int, body: bytes, what: str) -> None:
+    def queue(self, kind: int, flags: int, body: bytes, what: str) -> None:
+        """Add a request to the batch; `what` is told with its failure."""
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0)
         self._batch.append((header + body + bytes(-len(body) % 4), what))
@@ -159,9 +206,9 @@ class Netlink:
 
 def _parse(address: str) -> tuple[int, bytes, int]:
     """Return family, packed address and prefix length of `address/length`."""
-    text, _, prefix = address.partition("/")
-    family = socket.AF_INET6 if ":" in text else socket.AF_INET
-    return family, socket.inet_pton(family, text), int(prefix)
+    host, _, prefix = address.partition("/")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, socket.inet_pton(family, host), int(prefix)
 
 
 def _messages(data: bytes) -> list[tuple[int, int, bytes]]:

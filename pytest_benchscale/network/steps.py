@@ -6,7 +6,7 @@ out, too.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 __all__ = [
     "AddClassifier",
@@ -20,6 +20,8 @@ __all__ = [
     "SetNetem",
     "SetRate",
     "Step",
+    "from_json",
+    "to_json",
 ]
 
 Hook = Literal["ingress", "egress"]
@@ -48,14 +50,14 @@ class SetNetem(NamedTuple):
 
     device: str
     delay: int
-    jitter: int
-    normal: bool
-    loss: float
-    duplicate: float
-    corrupt: float
-    reorder: float
-    rate: int
     limit: int
+    jitter: int = 0
+    normal: bool = False
+    loss: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    reorder: float = 0.0
+    rate: int = 0
 
 
 class SetRate(NamedTuple):
@@ -111,3 +113,29 @@ Step = (
     | AddFilter
     | DeleteFilter
 )
+
+_KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (
+        AddMirror,
+        DeleteDevice,
+        SetNetem,
+        SetRate,
+        AddClassifier,
+        DeleteClassifier,
+        AddFilter,
+        DeleteFilter,
+    )
+}
+
+
+def to_json(step: Step) -> list[Any]:
+    """Return a step as a list that JSON can carry."""
+    return [type(step).__name__, *step]
+
+
+def from_json(data: list[Any]) -> Step:
+    """Return the step of such a list."""
+    kind, *values = data
+    step: Step = _KINDS[kind](*values)
+    return step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -53,6 +53,16 @@ class Figures(Declared):
     reorder_percent: _Percent | None = Field(
         None, description="Packets that overtake the delayed ones, 0 to 100 %."
     )
+    jitter_distribution: Literal["uniform", "normal"] | None = Field(
+        None,
+        description="How the jitter is spread: evenly within its bounds (default), or with it as the "
+        "standard deviation.",
+    )
+
+    def stated(self) -> dict[str, float | str]:
+        """Return everything that is stated, by field name: the figures, and how the jitter is spread."""
+        stated = ((name, getattr(self, name)) for name in Figures.model_fields)
+        return {name: value for name, value in stated if value is not None}
 
     def figures(self) -> dict[str, float]:
         """Return the figures that are stated, by field name."""
@@ -65,7 +75,9 @@ class Figures(Declared):
         return not any(self.figures().values())
 
 
-FIGURES: tuple[str, ...] = tuple(Figures.model_fields)
+FIGURES: tuple[str, ...] = tuple(
+    name for name in Figures.model_fields if name != "jitter_distribution"
+)
 
 
 class Conditions(Figures):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pytest_benchscale.topology.conditions import Conditions, Preset
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["BUILT_IN", "effective_conditions"]
+__all__ = ["BUILT_IN", "effective_conditions", "preset_named", "preset_names"]
 
 
 def _preset(
@@ -54,25 +54,35 @@ def effective_conditions(topology: Topology, node: str, network: str) -> Conditi
     if attachment is None:
         raise KeyError(f"node {node!r} is not on network {network!r}")
     layers = (
-        _named(topology, link.preset),
+        preset_named(topology, link.preset),
         _stated(topology, link.conditions),
         _stated(topology, spec.network_conditions),
         _stated(topology, attachment.network_conditions),
     )
-    merged: dict[str, float] = {}
+    merged: dict[str, float | str] = {}
     for layer in layers:
         merged.update(layer)
-    conditions = Conditions(**merged)
+    conditions = Conditions.model_validate(merged)
     return None if conditions.is_noop else conditions
 
 
-def _named(topology: Topology, preset: str | None) -> dict[str, float]:
+def preset_names(topology: Topology) -> list[str]:
+    """Return the names of the presets that a topology may use: its own, and the built-in ones."""
+    return list(dict.fromkeys([*topology.presets, *BUILT_IN]))
+
+
+def preset_named(topology: Topology, preset: str | None) -> dict[str, float | str]:
+    """Return what a preset states, by field name; the topology's own presets win over built-in ones.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
     if preset is None:
         return {}
-    return (topology.presets.get(preset) or BUILT_IN[preset]).figures()
+    return (topology.presets.get(preset) or BUILT_IN[preset]).stated()
 
 
-def _stated(topology: Topology, conditions: Conditions | None) -> dict[str, float]:
+def _stated(topology: Topology, conditions: Conditions | None) -> dict[str, float | str]:
     if conditions is None:
         return {}
-    return _named(topology, conditions.preset) | conditions.figures()
+    return preset_named(topology, conditions.preset) | conditions.stated()

@@ -98,7 +98,7 @@ class _Netlink(Netlink):
         if prefix:
             body += _attribute(_RTA_DST, route.destination.network_address.packed)
         body += _attribute(_RTA_GATEWAY, route.via.packed)
-        self._queue(_RTM_DELROUTE, _REQUEST_WITH_ACK, body, f"deletion of route {route}")
+        self.queue(_RTM_DELROUTE, _REQUEST_WITH_ACK, body, f"deletion of route {route}")
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:

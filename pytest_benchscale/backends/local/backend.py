@@ -37,9 +37,10 @@ from pytest_benchscale.backends.local.spec import (
     node_spec,
     reasons_against,
 )
+from pytest_benchscale.backends.local.traffic import HolderTraffic
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.network.echo import Echoes, SocketEchoes
-from pytest_benchscale.network.link import Link
+from pytest_benchscale.network.link import Link, Side
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import Topology
 from pytest_benchscale.transports.namespace import channel
@@ -56,6 +57,8 @@ _CAPABILITIES = frozenset(
         Capability.VOLUMES,
         Capability.MAIN_COMMAND,
         Capability.INTERNET,
+        Capability.CONDITIONS,
+        Capability.PARTITIONS,
     }
     # An ordinary user can map but one user into a node, which is its root.
     | ({Capability.USERS} if os.geteuid() == 0 else set())
@@ -77,6 +80,7 @@ class LocalBackend:
         self._nodes: dict[str, LocalNode] = {}
         self._hosts: tuple[Mapping[str, tuple[IpAddress, ...]], str] | None = None
         self._made = 0
+        self._traffic: HolderTraffic | None = None
 
     async def probe(self) -> str:
         """Start the processes of a lab, which shows whether the kernel lets us; `open` uses them."""
@@ -89,7 +93,7 @@ class LocalBackend:
         if self._process is None:
             process = LabProcess(self._event)
             await process.start(overlay=self._overlay)
-            self._process = process
+            self._process, self._traffic = process, HolderTraffic(process)
         return f"Linux {platform.release()}"
 
     def can_run(self, topology: Topology, images: Mapping[str, str]) -> Sequence[str]:
@@ -208,12 +212,19 @@ class LocalBackend:
         return self._node(name).read_log()
 
     async def has_netem(self) -> bool:
-        """Return False: not there yet."""
-        return False
+        """Let the holder try it in the lab's network namespace."""
+        answer = await self._ask("has_netem", "network conditions", self._lab_plan().name)
+        return bool(answer["netem"])
 
     async def links(self, name: str) -> Mapping[str, Link]:
-        """Not there yet: where conditions apply."""
-        raise NotSupported(self.name, Capability.CONDITIONS)
+        """Return the veth ends on the bridges; they are in the lab's network namespace."""
+        node = self._node(name)
+        if self._traffic is None:
+            raise LabError("the lab is not open", step="links")
+        return {
+            interface.network: Link(node.link_name(i), Side.OUTSIDE, self._traffic)
+            for i, interface in enumerate(node.plan.interfaces)
+        }
 
     async def echoes(self, name: str) -> Echoes:
         """Have the holder open sockets in the node's network."""

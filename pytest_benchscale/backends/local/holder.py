@@ -20,11 +20,14 @@ from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.network import prober
 from pytest_benchscale.network.netlink import Netlink
+from pytest_benchscale.network.steps import from_json
 from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
+    from pytest_benchscale.network.traffic import TrafficControl
 
 _BASE = "/run"  # the machine's own /run is of no use to nodes, so the lab's tmpfs goes there
 
@@ -58,6 +61,7 @@ class Holder:
         self._user_namespace = _make_user_namespace() if privileged else None
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._links = Netlink()
+        self._traffic: TrafficControl | None = None
         self._children = Children()
 
     def serve(self) -> NoReturn:
@@ -117,6 +121,21 @@ class Holder:
         self._links.delete_link(message["name"])
         self._links.flush()
         return {}
+
+    def _on_traffic(self, message: channel.Message, _fds: list[int]) -> channel.Message:
+        """Change what acts on the nodes' links."""
+        self._traffic_control().carry_out([from_json(step) for step in message["steps"]])
+        return {}
+
+    def _on_has_netem(self, _message: channel.Message, _fds: list[int]) -> channel.Message:
+        return {"netem": self._traffic_control().has_netem()}
+
+    def _traffic_control(self) -> TrafficControl:
+        if self._traffic is None:
+            from pytest_benchscale.network.traffic import TrafficControl  # noqa: PLC0415  for few labs
+
+            self._traffic = TrafficControl()
+        return self._traffic
 
     def _on_start(self, message: channel.Message, descriptors: list[int]) -> channel.Message:
         spec = message["spec"]

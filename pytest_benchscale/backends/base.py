@@ -124,7 +124,8 @@ class NodePlan:
 class LabPlan:
     """A whole lab: what `open` is told. `directory` is where relative paths of the file start.
 
-    `progress` is told of work that takes long, such as the download of an image. With `prepared`, a node
+    `progress` is told of work that takes long, such as the download of an image. `images` are the user's
+    own mappings of image names; those of the nodes are resolved already. With `prepared`, a node
     may go on from the state in which an earlier one like it became ready.
     """
 
@@ -135,6 +136,7 @@ class LabPlan:
     nodes: tuple[NodePlan, ...]
     timeout_scale: float = 1.0
     prepared: bool = True
+    images: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = field(default=None, compare=False)
 

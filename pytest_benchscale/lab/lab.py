@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack
@@ -32,7 +33,9 @@ from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.partition import Group
 from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.lab.portal import Portal, on_portal
+from pytest_benchscale.lab.probing import ProbeOptions, measure_pairs
 from pytest_benchscale.lab.teardown import TearDown
+from pytest_benchscale.network.matrix import Matrix, Reachability
 from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.model import Topology
 
@@ -268,6 +271,29 @@ class Lab:
         if in_order:
             raise in_order[0].with_traceback(None)
         return {name: results[name] for name in self._nodes}
+
+    @on_portal
+    async def probe(self, **options: Unpack[ProbeOptions]) -> Matrix:
+        """Measure reachability, round trips and loss between all pairs of nodes; see `ProbeOptions`.
+
+        Done as soon as everything is answered. A node that is stopped or dead reaches nobody; a paused one
+        still answers, since its kernel does, but for a virtual machine's, which is paused with it.
+
+        Raises:
+            LabError: the lab is not up, has no such network, or a node lacks what it takes.
+            ValueError: a figure makes no sense.
+        """
+        __tracebackhide__ = True
+        pairs = permutations(self._nodes, 2)
+        return await measure_pairs(self._context, self._machines, pairs, **options)
+
+    async def reachability(self, *, network: str | None = None) -> Reachability:
+        """Return who reaches whom, each way by itself: each node with those that get what it sends.
+
+        For `assert await lab.reachability() == {"a": ["b"], "b": []}`; nodes are in the order of the file.
+        """
+        __tracebackhide__ = True
+        return (await self.probe(network=network)).reachability()
 
     @property
     def faults(self) -> FaultLog:

@@ -63,6 +63,8 @@ class SyncLab:
 
     exec = blocking(Lab.exec)
     heal = blocking(Lab.heal)
+    probe = blocking(Lab.probe)
+    reachability = blocking(Lab.reachability)
 
     @property
     def faults(self) -> FaultLog:

@@ -13,13 +13,13 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from pytest_benchscale.backends import kernel
 from pytest_benchscale.backends.docker import routes
 from pytest_benchscale.backends.docker.containers import Containers
 from pytest_benchscale.backends.docker.entered import enter
 from pytest_benchscale.backends.docker.helper import HelpedConduit, Helper
 from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
 from pytest_benchscale.errors import BackendUnavailable, NodeDied
-from pytest_benchscale.network import kernel
 from pytest_benchscale.network.link import Link, Side
 
 __all__ = ["Access"]

@@ -306,8 +306,15 @@ class Backend(Protocol):
         """
         ...
 
-    async def echoes(self, name: str) -> Echoes:
-        """Return the way to send and answer probes from within a running node's network."""
+    async def echoes(self, name: str) -> Echoes | None:
+        """Return the way to send and answer probes from within a running or paused node's network.
+
+        Asked anew for each measurement, which closes it. None: the node may answer, but nothing can be sent
+        from it now, since it is paused.
+
+        Raises:
+            NodeDied: it has ended.
+        """
         ...
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:

@@ -280,7 +280,7 @@ class DockerBackend:
         assert self._access is not None  # noqa: S101  there is a node
         return await self._access.links(node, functools.partial(self._fate, node))
 
-    async def echoes(self, name: str) -> Echoes:
+    async def echoes(self, name: str) -> Echoes | None:
         """Not there yet: the way to send probes."""
         raise NotSupported(self.name, Capability.PARTITIONS)
 

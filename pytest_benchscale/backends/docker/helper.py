@@ -228,7 +228,7 @@ def _archive(commands: Sequence[Batch]) -> bytes:
 def _error(image: str, code: int, words: str) -> OSError:
     """Return what a helper's end means, with the kernel's own number where it told."""
     if code == _NO_TOOL:
-        return OSError(errno.ENOENT, f"{image} lacks `ip`, `tc` or a shell: {words}")
+        return OSError(errno.ENOPKG, f"{image} lacks `ip`, `tc` or a shell: {words}")
     number = next((number for sign, number in _SIGNS.items() if sign in words), errno.EIO)
     for line in words.splitlines():
         if line.startswith(_ANSWERS):

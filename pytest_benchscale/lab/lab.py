@@ -23,10 +23,14 @@ from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_comm
 from pytest_benchscale.lab.artifacts import write_artifacts
 from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.fault import Fault
+from pytest_benchscale.lab.fault_log import FaultLog
+from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.options import LabOptions
+from pytest_benchscale.lab.partition import Group
 from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.lab.portal import Portal, on_portal
 from pytest_benchscale.lab.probing import ProbeOptions, measure_pairs
@@ -66,7 +70,11 @@ class Lab:
         self._topology = topology
         self._context = LabContext(portal, backend, options or LabOptions())
         self._machines = {node.name: Machine(node.name, self._context) for node in topology.nodes}
-        self._nodes = {node.name: Node(node, self._machines[node.name]) for node in topology.nodes}
+        self._faults = Faults(self._context, topology, self._machines)
+        self._nodes = {
+            node.name: Node(node, self._machines[node.name], self._faults)
+            for node in topology.nodes
+        }
         self._created = Created()
         self._plan: LabPlan | None = None
         self._begun = False
@@ -287,16 +295,72 @@ class Lab:
         __tracebackhide__ = True
         return (await self.probe(network=network)).reachability()
 
-    def partition(self, *groups: set[str]) -> AbstractAsyncContextManager[None]:
-        """Cut the networks between groups of nodes. Not there yet.
+    @property
+    def faults(self) -> FaultLog:
+        """The faults that were made, oldest first; `active` are those that are there now."""
+        return self._context.faults
+
+    def partition(
+        self,
+        *groups: str | Group,
+        one_way: bool = False,
+        overlapping: bool = False,
+        network: str | None = None,
+        seed: int | None = None,
+        node: str | None = None,
+        attest: bool = True,
+    ) -> Fault:
+        """Cut the networks between groups of nodes for the duration of an `async with` block.
+
+        A node in no group goes on talking to all; with `overlapping`, a node in several groups talks to each.
+        With `one_way`, only what an earlier group sends to a later one is cut. In place of groups, the name
+        of a shape: "isolate" (`node`, or one by chance), "split_one", "bisect", "majorities_ring",
+        "bridge"; `seed` decides what is left to chance. On one `network`, or (None) on all ways there are.
+        Commands and files still get to every node.
 
         Raises:
-            NotSupported: always, so far.
+            LabError: the groups, the shape or the network make no sense.
+            FaultNotEffective: on entering, when measuring shows that something gets through; not with
+                `attest=False`.
+            FaultNotHealed: on leaving, when it shows that nothing does.
         """
-        raise NotSupported(self.backend, Capability.PARTITIONS)
+        __tracebackhide__ = True
+        return self._faults.partition(
+            *groups,
+            one_way=one_way,
+            overlapping=overlapping,
+            network=network,
+            seed=seed,
+            node=node,
+            attest=attest,
+        )
 
-    async def heal(self) -> None:
-        """Remove every fault. There is none that could be made, so far."""
+    def impair(
+        self,
+        /,
+        one: str,
+        other: str,
+        *,
+        network: str | None = None,
+        preset: str | None = None,
+        attest: bool = True,
+        **figures: float | str,
+    ) -> Fault:
+        """Worsen what two nodes send to each other, and nothing else; otherwise as `Node.impair`."""
+        __tracebackhide__ = True
+        return self._faults.impair_between(
+            one, other, network=network, preset=preset, attest=attest, figures=figures
+        )
+
+    @on_portal
+    async def heal(self) -> list[str]:
+        """Take back every fault, and what `set_conditions` has set; return what there was, in words.
+
+        Raises:
+            LabError: a fault could not be taken back; the others were.
+        """
+        __tracebackhide__ = True
+        return await self._faults.heal()
 
     def _check(self) -> None:
         """Refuse what this backend cannot run, before anything is created."""
@@ -358,7 +422,19 @@ class Lab:
         await context.ask(
             lambda: backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
         )
-        bring_up = BringUp(context, self._created, self._nodes, self._machines, plan.directory)
+        for node in plan.nodes:
+            self._machines[node.name].plan = node
+        await self._faults.links.require(
+            *(one.conditions for node in plan.nodes for one in node.interfaces if one.conditions)
+        )
+        bring_up = BringUp(
+            context,
+            self._created,
+            self._nodes,
+            self._machines,
+            links=self._faults.links,
+            directory=plan.directory,
+        )
         await bring_up.run(plan.networks, plan.nodes)
 
     async def _give_back(self) -> list[Exception]:

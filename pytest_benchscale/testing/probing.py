@@ -49,11 +49,6 @@ class ProbeContract(Contract):
         assert await pair.reachability(network="lan") == _BOTH_WAYS
 
     @needs_python
-    def test_a_test_without_a_loop_can_measure_too(self, pair: Lab) -> None:
-        assert pair.sync.probe(count=1)["alpha", "beta"].answered == 1
-        assert pair.sync.reachability() == _BOTH_WAYS
-
-    @needs_python
     async def test_measurements_at_the_same_time_do_not_mix(self, pair: Lab) -> None:
         for matrix in await asyncio.gather(*(pair.probe(count=number) for number in (2, 3, 5))):
             numbers = {(one.sent, one.answered) for one in matrix}
@@ -68,11 +63,10 @@ class ProbeContract(Contract):
         assert time.monotonic() - begun < 30, "it went on to its end"
         assert await pair.reachability() == _BOTH_WAYS
 
+    @requires(Capability.STOP)
     @needs_python
     async def test_a_stopped_node_reaches_nobody_until_it_is_started(self) -> None:
         with self.open(PAIR) as lab:
-            if Capability.STOP not in self.capabilities:
-                pytest.skip("this backend's nodes cannot be stopped")
             await lab["beta"].stop()
             matrix = await lab.probe()
             assert matrix.reachability() == _NEITHER_WAY

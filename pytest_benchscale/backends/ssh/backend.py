@@ -190,7 +190,7 @@ class SshBackend:
         machine = self._machine(name)
         return await machine.links.on(machine.addresses, machine.devices)
 
-    async def echoes(self, name: str) -> Echoes:
+    async def echoes(self, name: str) -> Echoes | None:
         """Not there yet: the way to send probes."""
         raise NotSupported(self.name, Capability.PARTITIONS)
 

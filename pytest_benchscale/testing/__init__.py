@@ -32,6 +32,7 @@ The parts, in the order in which a new backend can be made to pass them:
     files       copying, reading and writing
     isolation   what a node cannot see and reach
     networks    names, addresses, reach
+    faults      partitions and network conditions
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
     bringup     deploy, setup, dependencies, failures, what is left behind
@@ -44,7 +45,7 @@ from __future__ import annotations
 import pytest
 
 _PARTS = (
-    *("base", "bringup", "commands", "deadlines", "files"),
+    *("base", "bringup", "commands", "deadlines", "faults", "files"),
     *("isolation", "lifecycle", "networks", "processes", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
@@ -52,6 +53,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 from pytest_benchscale.testing.bringup import BringUpContract  # noqa: E402  rewritten from here on
 from pytest_benchscale.testing.commands import CommandContract  # noqa: E402
 from pytest_benchscale.testing.deadlines import DeadlineContract  # noqa: E402
+from pytest_benchscale.testing.faults import FaultContract  # noqa: E402
 from pytest_benchscale.testing.files import FileContract  # noqa: E402
 from pytest_benchscale.testing.isolation import IsolationContract  # noqa: E402
 from pytest_benchscale.testing.lifecycle import LifecycleContract  # noqa: E402
@@ -64,6 +66,7 @@ __all__ = [
     "BringUpContract",
     "CommandContract",
     "DeadlineContract",
+    "FaultContract",
     "FileContract",
     "IsolationContract",
     "LifecycleContract",
@@ -78,6 +81,7 @@ class BackendContract(
     BringUpContract,
     WaitContract,
     LifecycleContract,
+    FaultContract,
     NetworkContract,
     IsolationContract,
     FileContract,

@@ -14,6 +14,7 @@ from pytest_benchscale.lab.arguments import CommandLike
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.node import Node
+from pytest_benchscale.lab.node_faults import SyncNodeFaults
 from pytest_benchscale.lab.portal import blocking
 from pytest_benchscale.lab.process import Process
 from pytest_benchscale.topology.addressing import IpAddress
@@ -70,7 +71,7 @@ class SyncLab:
         raise NotSupported(self.backend, Capability.PARTITIONS)
 
 
-class SyncNode:
+class SyncNode(SyncNodeFaults):
     """A node without `await`; see `Node`."""
 
     def __init__(self, node: Node) -> None:

@@ -124,7 +124,8 @@ class NodePlan:
 class LabPlan:
     """A whole lab: what `open` is told. `directory` is where relative paths of the file start.
 
-    `progress` is told of work that takes long, such as the download of an image. With `prepared`, a node
+    `progress` is told of work that takes long, such as the download of an image. `images` are the user's
+    own mappings of image names; those of the nodes are resolved already. With `prepared`, a node
     may go on from the state in which an earlier one like it became ready.
     """
 
@@ -135,6 +136,7 @@ class LabPlan:
     nodes: tuple[NodePlan, ...]
     timeout_scale: float = 1.0
     prepared: bool = True
+    images: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = field(default=None, compare=False)
 
@@ -304,8 +306,15 @@ class Backend(Protocol):
         """
         ...
 
-    async def echoes(self, name: str) -> Echoes:
-        """Return the way to send and answer probes from within a running node's network."""
+    async def echoes(self, name: str) -> Echoes | None:
+        """Return the way to send and answer probes from within a running or paused node's network.
+
+        Asked anew for each measurement, which closes it. None: the node may answer, but nothing can be sent
+        from it now, since it is paused.
+
+        Raises:
+            NodeDied: it has ended.
+        """
         ...
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:

@@ -17,6 +17,7 @@ from pytest_benchscale.errors import (
     NotSupported,
 )
 from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.link_states import LinkStates
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.topology.model import Deploy, WaitFor
@@ -53,6 +54,8 @@ class BringUp:
         created: Created,
         nodes: Mapping[str, Node],
         machines: Mapping[str, Machine],
+        *,
+        links: LinkStates,
         directory: Path,
     ) -> None:
         self._context = context
@@ -60,6 +63,7 @@ class BringUp:
         self._created = created
         self._nodes = nodes
         self._machines = machines
+        self._links = links
         self._directory = directory
         self._at_once = anyio.CapacityLimiter(AT_ONCE)
         self._ready = {name: anyio.Event() for name in nodes}
@@ -116,6 +120,10 @@ class BringUp:
         except BenchscaleError as exc:
             raise _placed(exc, plan.name, "create") from exc.__cause__
         await machine.adopt(info)
+        try:
+            await self._links.begin(plan.name)
+        except BenchscaleError as exc:
+            raise _placed(exc, plan.name, "network conditions") from exc.__cause__
 
     async def _deploy(self, node: Node, item: Deploy) -> None:
         source = self._directory / item.src

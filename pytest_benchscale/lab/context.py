@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
@@ -14,6 +14,9 @@ from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
+
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.fault import Fault
 
 __all__ = ["LabContext"]
 
@@ -29,6 +32,7 @@ class LabContext:
     options: LabOptions
     history: History = field(default_factory=History)
     faults: FaultLog = field(default_factory=FaultLog)
+    standing: dict[Fault, None] = field(default_factory=dict)  # the faults of now, oldest first
 
     def scaled(self, seconds: float) -> float:
         """Return a deadline of ours as it is on this machine."""

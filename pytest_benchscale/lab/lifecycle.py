@@ -7,6 +7,7 @@ from typing import Any
 
 from pytest_benchscale.backends.base import Capability, NodeStatus
 from pytest_benchscale.errors import LabError
+from pytest_benchscale.lab.link_states import LinkStates
 from pytest_benchscale.lab.machine import Machine
 
 __all__ = ["BOOT_DEADLINE", "CHANGE_DEADLINE", "Lifecycle"]
@@ -18,8 +19,9 @@ CHANGE_DEADLINE = 60.0
 class Lifecycle:
     """The changes of one node's state, one at a time. What is so already is left as it is."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, links: LinkStates) -> None:
         self._machine = machine
+        self._links = links
         self._backend = machine.context.backend
 
     async def start(self) -> None:
@@ -41,6 +43,7 @@ class Lifecycle:
             await machine.adopt(
                 await self._change("start", self._backend.start_node, deadline=BOOT_DEADLINE)
             )
+            await self._links.begin(machine.name)
 
     async def stop(self, grace: float) -> None:
         """Stop a running or paused node in order."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Literal
 
-from pytest_benchscale.backends.base import Capability, NodeStatus
-from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.backends.base import NodeStatus
+from pytest_benchscale.errors import LabError
 from pytest_benchscale.lab import waits
 from pytest_benchscale.lab.arguments import (
     CommandLike,
@@ -19,6 +18,8 @@ from pytest_benchscale.lab.arguments import (
     encode,
     node_path,
 )
+from pytest_benchscale.lab.fault import Fault
+from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.lifecycle import Lifecycle
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node_faults import NodeFaults
@@ -41,11 +42,12 @@ class Node(NodeFaults):
     or paused, and `NodeDied` when it ended by itself.
     """
 
-    def __init__(self, spec: NodeSpec, machine: Machine) -> None:
+    def __init__(self, spec: NodeSpec, machine: Machine, faults: Faults) -> None:
         self._spec = spec
         self._machine = machine
+        self._faults = faults
         self.portal = self._portal = machine.context.portal
-        self._lifecycle = Lifecycle(machine)
+        self._lifecycle = Lifecycle(machine, faults.links)
 
     def __repr__(self) -> str:
         return f"<Node {self.name!r} on {self.backend!r}>"
@@ -339,16 +341,52 @@ class Node(NodeFaults):
         return await waits.for_log(self._machine, pattern, timeout)
 
     def impair(
-        self, /, *, network: str | None = None, **conditions: float
-    ) -> AbstractAsyncContextManager[None]:
-        """Not there yet: worsen the node's links for the duration of a block."""
-        __tracebackhide__ = True
-        raise NotSupported(self.backend, Capability.CONDITIONS)
+        self,
+        /,
+        *,
+        network: str | None = None,
+        preset: str | None = None,
+        attest: bool = True,
+        **figures: float | str,
+    ) -> Fault:
+        """Worsen what the node sends, on one network or all, for the duration of an `async with` block.
 
-    async def set_conditions(self, /, *, network: str | None = None, **conditions: float) -> None:
-        """Not there yet: change the conditions of the node's links."""
+        Figures are those of the topology file, such as `latency_ms`, and win over the preset's; both lie
+        over what is there already, and leaving the block brings that back. The measured proof, which
+        `attest=False` leaves out, is of latency and loss, as far as a neighbour is up to measure with.
+
+        Raises:
+            LabError: an unknown figure, preset or network, or a value that cannot be.
+            BackendUnavailable: on entering, when it takes sch_netem and the kernel has none.
+            FaultNotEffective: on entering, when measuring shows no effect.
+            FaultNotHealed: on leaving, when it shows that the effect is still there.
+        """
         __tracebackhide__ = True
-        raise NotSupported(self.backend, Capability.CONDITIONS)
+        return self._faults.impair(
+            self.name, network=network, preset=preset, attest=attest, figures=figures
+        )
+
+    @on_portal
+    async def set_conditions(
+        self,
+        /,
+        *,
+        network: str | None = None,
+        preset: str | None = None,
+        **figures: float | str,
+    ) -> None:
+        """Lay figures over what the file declares for the node's links, on one network or all.
+
+        They stay until they are set anew, or the lab is healed; without any, what is declared counts
+        again. Impairments lie over them.
+
+        Raises:
+            LabError, BackendUnavailable: as `impair` says.
+        """
+        __tracebackhide__ = True
+        await self._faults.set_conditions(
+            self.name, network=network, preset=preset, figures=figures
+        )
 
     def _require_source(self, path: Path) -> None:
         __tracebackhide__ = True

@@ -71,6 +71,7 @@ def build_plan(
         ),
         timeout_scale=options.timeout_scale,
         prepared=options.prepared,
+        images=options.images,
         labels=owner_labels(),
         progress=options.progress,
     )

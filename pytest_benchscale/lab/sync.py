@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import PurePath
 from types import TracebackType
 from typing import Self
 
-from pytest_benchscale.backends.base import Capability, NetworkInfo, NodeStatus
-from pytest_benchscale.errors import NotSupported
+from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.fault import faulty
+from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.node import Node
@@ -64,11 +64,16 @@ class SyncLab:
 
     exec = blocking(Lab.exec)
     heal = blocking(Lab.heal)
+    probe = blocking(Lab.probe)
+    reachability = blocking(Lab.reachability)
 
-    def partition(self, *groups: set[str]) -> AbstractContextManager[None]:
-        """Not there yet: cut the networks between groups of nodes."""
-        __tracebackhide__ = True
-        raise NotSupported(self.backend, Capability.PARTITIONS)
+    @property
+    def faults(self) -> FaultLog:
+        """The faults that were made, oldest first."""
+        return self._wrapped.faults
+
+    partition = faulty(Lab.partition)
+    impair = faulty(Lab.impair)
 
 
 class SyncNode(SyncNodeFaults):
@@ -159,12 +164,7 @@ class SyncNode(SyncNodeFaults):
         __tracebackhide__ = True
         return SyncProcess(self._wrapped.process(command, env=env, cwd=cwd, user=user, stdin=stdin))
 
-    def impair(
-        self, *, network: str | None = None, **conditions: float
-    ) -> AbstractContextManager[None]:
-        """Not there yet: worsen the node's links for the duration of a block."""
-        __tracebackhide__ = True
-        raise NotSupported(self.backend, Capability.CONDITIONS)
+    impair = faulty(Node.impair)
 
 
 class SyncProcess:

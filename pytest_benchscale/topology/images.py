@@ -11,10 +11,20 @@ from pytest_benchscale.errors import NotSupported
 from pytest_benchscale.topology.checks import did_you_mean
 from pytest_benchscale.topology.model import Build
 
-__all__ = ["BUILD_PREFIX", "CATALOGUE", "DEFAULT", "HOST", "is_rootfs", "resolve", "rootfs_path"]
+__all__ = [
+    "BUILD_PREFIX",
+    "CATALOGUE",
+    "DEFAULT",
+    "HOST",
+    "TOOLS",
+    "is_rootfs",
+    "resolve",
+    "rootfs_path",
+]
 
 DEFAULT = "default"
 HOST = "host"  # for `local`: this machine's own root
+TOOLS = "tc"  # an image with iproute2, run beside a container; the user says which
 BUILD_PREFIX = "build:"  # for containers: a directory with a Dockerfile
 
 _DEBIAN = "https://cloud.debian.org/images/cloud"

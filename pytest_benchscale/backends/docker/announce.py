@@ -6,15 +6,16 @@ before it asks again (Linux, `mcast_solicit` x `retrans_time_ms`). One packet on
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
+from anyio import to_thread
+
 from pytest_benchscale.backends.base import InterfacePlan
-from pytest_benchscale.transports.namespace import linux
+from pytest_benchscale.backends.docker.inside import inside
 
 __all__ = ["announce"]
 
@@ -30,29 +31,10 @@ async def announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
     Raises:
         OSError: the kernel refuses, or the process is gone.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[OSError | None] = loop.create_future()
-
-    def tell(error: OSError | None) -> None:
-        if not done.done():
-            done.set_result(error)
-
-    def work() -> None:
-        error = None
-        try:
-            _announce(pid, interfaces)
-        except OSError as caught:
-            error = caught
-        loop.call_soon_threadsafe(tell, error)
-
-    # A thread of its own, which ends: it stays in the namespace that it enters.
-    threading.Thread(target=work, name="benchscale-announce", daemon=True).start()
-    if (error := await done) is not None:
-        raise error
+    await to_thread.run_sync(inside, pid, functools.partial(_announce, tuple(interfaces)))
 
 
-def _announce(pid: int, interfaces: Iterable[InterfacePlan]) -> None:
-    linux.enter_network_of(pid)
+def _announce(interfaces: Iterable[InterfacePlan]) -> None:
     for interface in interfaces:
         address = interface.address.ip
         if isinstance(address, IPv4Address):

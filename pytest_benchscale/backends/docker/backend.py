@@ -23,13 +23,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
-from pytest_benchscale.backends.docker import (
-    connection,
-    failures,
-    images,
-    routes,
-    subnets,
-)
+from pytest_benchscale.backends.docker import connection, failures, images, routes, subnets
 from pytest_benchscale.backends.docker.ability import (
     Ability,
     ability_of,
@@ -40,6 +34,7 @@ from pytest_benchscale.backends.docker.containers import LAB_LABEL, NETWORK_LABE
 from pytest_benchscale.backends.docker.dialect import DOCKER, Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.links import Access
 from pytest_benchscale.backends.docker.network import wire
 from pytest_benchscale.backends.docker.node import DockerNode, nanoseconds
 from pytest_benchscale.backends.docker.removal import Remover
@@ -65,6 +60,8 @@ _CAPABILITIES = frozenset(
     {
         Capability.PAUSE,
         Capability.STOP,
+        Capability.CONDITIONS,
+        Capability.PARTITIONS,
         Capability.MEMORY_LIMIT,
         Capability.CPU_LIMIT,
         Capability.INTERNET,
@@ -96,6 +93,7 @@ class DockerBackend:
     def __init__(self) -> None:
         self._engine: Engine | None = None
         self._containers: Containers | None = None
+        self._access: Access | None = None
         self._vigil: Vigil | None = None
         self._nodes: dict[str, DockerNode] = {}
         self._networks: dict[str, Errand] = {}
@@ -146,6 +144,7 @@ class DockerBackend:
             plan, internal=ability.internal, routes_internally=self.dialect.routes_internally
         )
         self._containers = Containers(engine, plan, wirings, ability, self.dialect, remover)
+        self._access = Access(self._containers, info)
         label = {LAB_LABEL: plan.lab_id}
         self._vigil = Vigil(engine, label, self._nodes, self.dialect)
         since = nanoseconds(info.get("SystemTime", "")) // 10**9
@@ -270,14 +269,18 @@ class DockerBackend:
             return await self._opened().log(node, timestamps=timestamps)
 
     async def has_netem(self) -> bool:
-        """Return False: not there yet."""
-        return False
+        """Return whether the daemon's kernel can delay and lose packets."""
+        self._opened()
+        assert self._access is not None  # noqa: S101  it is made together with what is opened
+        return await self._access.has_netem()
 
     async def links(self, name: str) -> Mapping[str, Link]:
-        """Not there yet: where conditions apply."""
-        raise NotSupported(self.name, Capability.CONDITIONS)
+        """Return where conditions and cuts of a running container's links are applied."""
+        node = self._node(name)
+        assert self._access is not None  # noqa: S101  there is a node
+        return await self._access.links(node, functools.partial(self._fate, node))
 
-    async def echoes(self, name: str) -> Echoes:
+    async def echoes(self, name: str) -> Echoes | None:
         """Not there yet: the way to send probes."""
         raise NotSupported(self.name, Capability.PARTITIONS)
 

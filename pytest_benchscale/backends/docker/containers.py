@@ -18,6 +18,7 @@ from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
 from pytest_benchscale.backends.docker import failures, images, routes
 from pytest_benchscale.backends.docker.ability import Ability
 from pytest_benchscale.backends.docker.announce import announce
+from pytest_benchscale.backends.docker.contents import has_one_of
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
@@ -53,7 +54,7 @@ class Containers:
     ability: Ability
     dialect: Dialect
     remover: Remover
-    _sleepless: dict[str, asyncio.Future[bool]] = dataclasses.field(default_factory=dict)
+    _has_sleep: dict[str, asyncio.Future[bool]] = dataclasses.field(default_factory=dict)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -75,6 +76,7 @@ class Containers:
             labels=self.labels,
             progress=self.lab.progress,
         )
+        node.image = image
         config = self._config(plan, image, own_command=False)
         await self._create(node, config)
         if not plan.spec.command and await self._lacks_sleep(image, node):
@@ -225,10 +227,10 @@ class Containers:
 
     async def _lacks_sleep(self, image: str, node: DockerNode) -> bool:
         """Return whether an image has no `sleep`; looked up once for all nodes, in the first one's files."""
-        if image not in self._sleepless:
-            look = functools.partial(_has_none_of, self.engine, str(node.container), _SLEEP)
-            self._sleepless[image] = asyncio.ensure_future(self.engine.call(look))
-        return await asyncio.shield(self._sleepless[image])
+        if image not in self._has_sleep:
+            look = functools.partial(has_one_of, self.engine, str(node.container), _SLEEP)
+            self._has_sleep[image] = asyncio.ensure_future(self.engine.call(look))
+        return not await asyncio.shield(self._has_sleep[image])
 
     async def _settle_routes(self, node: DockerNode, pid: int) -> None:
         wanted = routes_of(node.plan, self.wirings)
@@ -283,23 +285,10 @@ def _read_log(engine: Engine, node: DockerNode, since: int, timestamps: bool) ->
     return with_times(body) if timestamps else node.log.update(body)
 
 
-def _has_none_of(engine: Engine, container: str, paths: tuple[str, ...]) -> bool:
-    return not any(
-        engine.client.head(
-            _url(engine, f"containers/{container}/archive"), params={"path": path}
-        ).ok
-        for path in paths
-    )
-
-
 def _get(engine: Engine, path: str, parameters: Mapping[str, Any]) -> requests.Response:
-    response: requests.Response = engine.client.get(
-        _url(engine, path), params=parameters, timeout=engine.client.timeout
-    )
+    client = engine.client
+    url = f"{client.base_url}/v{client.api_version}/{path}"
+    response: requests.Response = client.get(url, params=parameters, timeout=client.timeout)
     if not response.ok:
         raise ApiError(response.status_code, response.json().get("message", response.reason))
     return response
-
-
-def _url(engine: Engine, path: str) -> str:
-    return f"{engine.client.base_url}/v{engine.client.api_version}/{path}"

@@ -1,36 +1,97 @@
-"""The host's ends of a container's links."""
+"""Where conditions and cuts of containers' links are applied: at their own devices, within their network.
+
+So nothing is left on the daemon's machine, whatever becomes of this process. Where we may, we enter the
+network; else a helper container does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+import os
+from collections.abc import Mapping
+from typing import Any
 
+import anyio
 from anyio import to_thread
 
-from pytest_benchscale.backends.base import InterfacePlan
-from pytest_benchscale.transports.base import Transport
+from pytest_benchscale.backends.docker import routes
+from pytest_benchscale.backends.docker.containers import Containers
+from pytest_benchscale.backends.docker.entered import enter
+from pytest_benchscale.backends.docker.helper import HelpedConduit, Helper
+from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
+from pytest_benchscale.errors import BackendUnavailable, NodeDied
+from pytest_benchscale.network import kernel
+from pytest_benchscale.network.link import Link, Side
 
-__all__ = ["host_devices"]
+__all__ = ["Access"]
 
-_DEVICES = Path("/sys/class/net")
-
-
-async def host_devices(transport: Transport, interfaces: Iterable[InterfacePlan]) -> dict[str, str]:
-    """Return, by network, the devices of this machine that a container's are connected with.
-
-    Each knows the index of its peer. A device whose peer is not on this machine is left out.
-
-    Raises:
-        OSError: the container does not say.
-    """
-    ours = await to_thread.run_sync(_by_index)
-    devices = {}
-    for interface in interfaces:
-        peer = await transport.read_bytes(f"/sys/class/net/{interface.device}/iflink")
-        if (device := ours.get(int(peer))) is not None:
-            devices[interface.network] = device
-    return devices
+_AT_ONCE = 8  # changes; the kernel makes one at a time
 
 
-def _by_index() -> dict[int, str]:
-    return {int((path / "ifindex").read_text()): path.name for path in _DEVICES.iterdir()}
+class Access:
+    """The way to the links of one lab's containers. `info` is what the daemon tells of itself."""
+
+    def __init__(self, containers: Containers, info: Mapping[str, Any]) -> None:
+        here = os.uname().release
+        of_this_kernel = info.get("KernelVersion", here) == here
+        self._enters = of_this_kernel and routes.can_be_set(containers.engine)
+        self._name = containers.engine.name
+        self._helper = Helper(containers)
+        self._limit = anyio.CapacityLimiter(_AT_ONCE)
+
+    async def has_netem(self) -> bool:
+        """Return whether the kernel of the containers can delay and lose packets."""
+        if not self._enters:
+            return await self._helper.has_netem()
+        try:
+            return await to_thread.run_sync(kernel.has_netem, limiter=self._limit)
+        except OSError as error:
+            raise BackendUnavailable(
+                self._name,
+                f"traffic control cannot be tried on this machine: {error}",
+                resolution="run pytest with the capabilities SYS_ADMIN and NET_ADMIN",
+            ) from error
+
+    async def links(self, node: DockerNode, fate: Fate) -> Mapping[str, Link]:
+        """Return a running container's links by network; the same ones until it ends.
+
+        Raises:
+            NodeDied: it has ended.
+        """
+        async with node.linking:
+            return await self._links(node, fate)
+
+    async def _links(self, node: DockerNode, fate: Fate) -> Mapping[str, Link]:
+        _require_alive(node)
+        if node.conduit is None:
+            run = node.pid
+            conduit, devices = await self._found(node, fate)
+            try:
+                _require_alive(node, run)
+            except NodeDied as error:
+                conduit.lost(error)
+                raise
+            node.conduit, node.devices = conduit, devices
+        return {
+            network: Link(device, Side.INSIDE, node.conduit)
+            for network, device in node.devices.items()
+        }
+
+    async def _found(self, node: DockerNode, fate: Fate) -> tuple[NodeConduit, dict[str, str]]:
+        plan = node.plan
+        if self._enters and plan.interfaces:
+            try:
+                return await enter(node.pid, plan.interfaces, self._limit, fate)
+            except OSError as error:
+                if (reason := await fate()) is not None:
+                    raise reason from error
+                # The daemon counts processes otherwise: it is in a container, or this process is.
+        devices = {one.network: one.device for one in plan.interfaces}
+        return HelpedConduit(node, self._helper, fate), devices
+
+
+def _require_alive(node: DockerNode, pid: int | None = None) -> None:
+    """Raise `NodeDied` unless a node runs; with `pid`, still with this main process."""
+    if not node.is_alive:
+        raise NodeDied(node.plan.name, node.why())
+    if pid not in {None, node.pid}:
+        raise NodeDied(node.plan.name, "it was started again just now")

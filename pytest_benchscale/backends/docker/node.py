@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 
@@ -14,11 +14,23 @@ from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
 from pytest_benchscale.backends.docker.errand import Errand
 from pytest_benchscale.backends.docker.logs import Log
 from pytest_benchscale.errors import BenchscaleError, NodeDied
+from pytest_benchscale.network.link import Conduit
 from pytest_benchscale.transports.container.client import ContainerTransport
 
-__all__ = ["DockerNode", "how_it_ended", "nanoseconds"]
+__all__ = ["DockerNode", "Fate", "NodeConduit", "how_it_ended", "nanoseconds"]
+
+Fate = Callable[[], Awaitable[BenchscaleError | None]]
+"""Tells why a container does not answer; None: it runs."""
 
 _ALIVE = frozenset({NodeStatus.RUNNING, NodeStatus.PAUSED})
+
+
+class NodeConduit(Conduit, Protocol):
+    """The way to the traffic control of one run of a container."""
+
+    def lost(self, error: BenchscaleError) -> None:
+        """Take note that the container has ended: every further change raises this error."""
+        ...
 
 
 class DockerNode:
@@ -29,8 +41,13 @@ class DockerNode:
         self.status = NodeStatus.STOPPED
         self.reason: str | None = None
         self.container: str | None = None
+        self.image = ""  # what the container was made of
+        self.pid = 0  # of its main process, where the daemon counts them
         self.creation: Errand | None = None
         self.transport: ContainerTransport | None = None
+        self.conduit: NodeConduit | None = None
+        self.devices: Mapping[str, str] = {}
+        self.linking = anyio.Lock()  # of whoever looks for the two
         self.log = Log()
         self.ports: Mapping[str, int] = {}
         self.ended = anyio.Event()
@@ -60,6 +77,7 @@ class DockerNode:
         The news of its end may have come before.
         """
         self._started = nanoseconds(state["StartedAt"])
+        self.pid = state["Pid"]
         self.status, self.reason = NodeStatus.RUNNING, None
         self.ended = anyio.Event()
         if self._death >= self._started:
@@ -106,6 +124,9 @@ class DockerNode:
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.lost(error)
+        conduit, self.conduit = self.conduit, None
+        if conduit is not None:
+            conduit.lost(error)
 
 
 def how_it_ended(state: dict[str, Any]) -> str:

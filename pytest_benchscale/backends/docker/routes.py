@@ -12,16 +12,15 @@ import functools
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from pytest_benchscale.backends.base import Route
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
+from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.network import kernel_routes
-from pytest_benchscale.network.netlink import Netlink
-from pytest_benchscale.transports.namespace import linux
+from pytest_benchscale.network.netlink import Netlink, attribute
 
 __all__ = ["can_be_set", "change_by_exec", "script", "settle"]
 
@@ -55,29 +54,11 @@ def settle(pid: int, wanted: Sequence[Route], *, may_change: bool) -> bool:
     if not superfluous and not missing:
         return True
     if may_change:
-        _in_a_thread_of_its_own(functools.partial(_change, pid, superfluous, missing))
+        inside(pid, functools.partial(_change, superfluous, missing))
     return may_change
 
 
-def _in_a_thread_of_its_own(work: Callable[[], None]) -> None:
-    """Do what leaves its thread in another namespace; the thread ends with it."""
-    failures: list[OSError] = []
-
-    def run() -> None:
-        try:
-            work()
-        except OSError as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run, name="benchscale-routes", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-
-
-def _change(pid: int, superfluous: Iterable[Route], missing: Iterable[Route]) -> None:
-    linux.enter_network_of(pid)
+def _change(superfluous: Iterable[Route], missing: Iterable[Route]) -> None:
     netlink = _Netlink()
     try:
         for route in superfluous:
@@ -96,13 +77,9 @@ class _Netlink(Netlink):
         prefix = route.destination.prefixlen
         body = struct.pack("=BBBBBBBBI", family, prefix, 0, 0, _MAIN_TABLE, 0, _ANY_SCOPE, 0, 0)
         if prefix:
-            body += _attribute(_RTA_DST, route.destination.network_address.packed)
-        body += _attribute(_RTA_GATEWAY, route.via.packed)
+            body += attribute(_RTA_DST, route.destination.network_address.packed)
+        body += attribute(_RTA_GATEWAY, route.via.packed)
         self.queue(_RTM_DELROUTE, _REQUEST_WITH_ACK, body, f"deletion of route {route}")
-
-
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(payload), kind) + payload
 
 
 async def change_by_exec(

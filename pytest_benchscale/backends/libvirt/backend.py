@@ -216,7 +216,7 @@ class LibvirtBackend:
         """Not there yet: where conditions apply."""
         raise NotSupported(self.name, Capability.CONDITIONS)
 
-    async def echoes(self, name: str) -> Echoes:
+    async def echoes(self, name: str) -> Echoes | None:
         """Not there yet: the way to send probes."""
         raise NotSupported(self.name, Capability.PARTITIONS)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -38,7 +39,7 @@ from pytest_benchscale.backends.local.spec import (
 )
 from pytest_benchscale.backends.local.traffic import HolderTraffic
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
-from pytest_benchscale.network.echo import Echoes
+from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import Topology
@@ -226,8 +227,13 @@ class LocalBackend:
         }
 
     async def echoes(self, name: str) -> Echoes:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have the holder open sockets in the node's network."""
+        if self._process is None:
+            raise LabError("the lab is not open", node=name, step="echoes")
+        _, descriptors = await self._process.fetch("echoes", name=name)
+        if not descriptors:
+            raise NodeDied(name, self._node(name).why())
+        return SocketEchoes([socket.socket(fileno=one) for one in descriptors])
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""

@@ -18,6 +18,7 @@ import socket
 from pytest_benchscale.backends.local import init, rootfs
 from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.backends.local.limits import Limits
+from pytest_benchscale.network import prober
 from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.network.steps import from_json
 from pytest_benchscale.transports.namespace import channel, linux
@@ -58,6 +59,7 @@ class Holder:
         self._made = 0
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._user_namespace = _make_user_namespace() if privileged else None
+        self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._links = Netlink()
         self._traffic: TrafficControl | None = None
         self._children = Children()
@@ -174,6 +176,22 @@ class Holder:
         node = self._nodes.get(message["name"])
         if node is not None and node.network_namespace is None:
             node.network_namespace = os.dup(descriptors[0])
+
+    def _on_echoes(self, message: channel.Message, _fds: list[int]) -> channel.Message | None:
+        """Open a node's raw sockets; they go to the other end. None: it has no network yet, or no more."""
+        node = self._nodes.get(message["name"])
+        sockets = []
+        if node is not None and node.network_namespace is not None:
+            linux.setns(node.network_namespace, linux.CLONE_NEWNET)
+            try:
+                sockets = prober.open_sockets()
+            finally:
+                linux.setns(self._own_network, linux.CLONE_NEWNET)
+        descriptors = [one.fileno() for one in sockets]
+        channel.send(self._control, {"reply": message["request"]}, descriptors)
+        for one in sockets:
+            one.close()
+        return None
 
     def _on_kill(self, message: channel.Message, _fds: list[int]) -> channel.Message | None:
         """End a node; answered once all its processes are gone.

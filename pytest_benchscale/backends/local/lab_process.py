@@ -94,10 +94,21 @@ class LabProcess:
             OSError: the holder could not do it.
             LabError: the holder is gone, and with it the lab.
         """
+        answer, _ = await self.fetch(operation, descriptors, **fields)
+        return answer
+
+    async def fetch(
+        self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object
+    ) -> tuple[Message, list[int]]:
+        """Ask the holder; return its answer and descriptors that come with it, which the caller owns.
+
+        Raises:
+            OSError, LabError: as `request`.
+        """
         if self._endpoint is None:
             raise LabError("the lab's processes do not run", step=operation)
         try:
-            answer, _ = await self._endpoint.request(operation, descriptors, **fields)
+            answer, received = await self._endpoint.request(operation, descriptors, **fields)
         except ConnectionError:
             raise LabError(
                 "the process that holds the lab is gone, and with it all nodes",
@@ -107,7 +118,7 @@ class LabProcess:
             ) from None
         if "errno" in answer:
             raise OSError(answer["errno"], answer["text"])
-        return answer
+        return answer, received
 
     async def post(
         self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object

@@ -1,0 +1,165 @@
+"""The faults of one lab: what makes them, and what takes them all back."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from pytest_benchscale.backends.base import Capability
+from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.impairment import Impairment, require_conditions, stated_of
+from pytest_benchscale.lab.link_states import LinkStates, Worse
+from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.partition import Group, Partition, pairs_of
+from pytest_benchscale.lab.witness import Witness
+from pytest_benchscale.topology.conditions import Figures
+from pytest_benchscale.topology.model import Topology
+
+__all__ = ["Faults"]
+
+
+class Faults:
+    """Makes faults; each is a block that lasts as long as the fault. `Lab` and `Node` say what they take."""
+
+    def __init__(
+        self, context: LabContext, topology: Topology, machines: Mapping[str, Machine]
+    ) -> None:
+        self.links = LinkStates(context, machines)
+        self._context = context
+        self._topology = topology
+        self._machines = machines
+        self._witness = Witness(context, machines)
+
+    def partition(
+        self,
+        *groups: str | Group,
+        one_way: bool,
+        overlapping: bool,
+        network: str | None,
+        seed: int | None,
+        node: str | None,
+        attest: bool,
+    ) -> Partition:
+        """Return a partition that was not made yet."""
+        __tracebackhide__ = True
+        self._context.require(Capability.PARTITIONS)
+        pairs, what = pairs_of(
+            [*self._machines],
+            groups,
+            one_way=one_way,
+            overlapping=overlapping,
+            seed=seed,
+            node=node,
+        )
+        what += f" on network {network!r}" if network is not None else ""
+        return Partition(self.links, self._witness if attest else None, what, pairs, network)
+
+    def impair(
+        self,
+        node: str,
+        *,
+        network: str | None,
+        preset: str | None,
+        attest: bool,
+        figures: Mapping[str, object],
+    ) -> Impairment:
+        """Return worse conditions of what a node sends; not applied yet."""
+        __tracebackhide__ = True
+        stated = self._stated(preset, figures)
+        what = f"{node}: {_words(preset, figures)}" + (
+            f" on network {network!r}" if network else ""
+        )
+        worse = Worse(node, stated, network)
+        return Impairment(self.links, self._witness if attest else None, what, [worse])
+
+    def impair_between(
+        self,
+        one: str,
+        other: str,
+        *,
+        network: str | None,
+        preset: str | None,
+        attest: bool,
+        figures: Mapping[str, object],
+    ) -> Impairment:
+        """Return worse conditions of what two nodes send to each other; not applied yet."""
+        __tracebackhide__ = True
+        stated = self._stated(preset, figures)
+        for name in (one, other):
+            if name not in self._machines:
+                close = difflib.get_close_matches(str(name), self._machines, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise LabError(f"there is no node {name!r}{hint}", step="network conditions")
+        if one == other:
+            raise LabError(f"impair takes two nodes, not {one!r} twice", step="network conditions")
+        what = f"between {one} and {other}: {_words(preset, figures)}" + (
+            f" on network {network!r}" if network else ""
+        )
+        worse = [Worse(one, stated, network, other), Worse(other, stated, network, one)]
+        return Impairment(self.links, self._witness if attest else None, what, worse)
+
+    async def set_conditions(
+        self,
+        node: str,
+        *,
+        network: str | None,
+        preset: str | None,
+        figures: Mapping[str, object],
+    ) -> None:
+        """Lay figures over what is declared for a node's links; none: what is declared counts again."""
+        __tracebackhide__ = True
+        require_conditions(self._context)
+        self._machines[node].existing("set_conditions")
+        stated = stated_of(self._topology, preset, figures)
+        for link in self.links.on(network, node):
+            self.links.set(link, None)
+            wanted = {**self.links.standing(link), **stated}
+            await self.links.require(Figures.model_validate(wanted))
+            if stated:
+                self.links.set(link, wanted)
+        await self.links.apply([node])
+
+    async def heal(self) -> list[str]:
+        """Take back every fault, the newest first, and what was set; return what was there, in words.
+
+        Raises:
+            LabError: a fault could not be taken back; the others were.
+        """
+        __tracebackhide__ = True
+        standing = [*self._context.standing][::-1]
+        errors: list[BenchscaleError] = []
+        for fault in standing:
+            try:
+                await fault.finish()
+            except BenchscaleError as error:
+                errors.append(error)
+        self.links.forget_settings()
+        try:
+            await self.links.apply()
+        except BenchscaleError as error:
+            errors.append(error)
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"and also: {other}")
+            raise errors[0]
+        return [fault.what for fault in standing]
+
+    def _stated(
+        self, preset: str | None, figures: Mapping[str, object]
+    ) -> Mapping[str, float | str]:
+        __tracebackhide__ = True
+        require_conditions(self._context)
+        stated = stated_of(self._topology, preset, figures)
+        if not stated:
+            raise LabError(
+                "impair needs a figure or a preset",
+                step="network conditions",
+                resolution="such as impair(latency_ms=200), or impair(preset='satellite')",
+            )
+        return stated
+
+
+def _words(preset: str | None, figures: Mapping[str, object]) -> str:
+    stated = [f"preset {preset}"] if preset else []
+    return ", ".join(stated + [f"{name}={value}" for name, value in figures.items()])

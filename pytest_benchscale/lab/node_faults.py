@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from pytest_benchscale.lab.fault import Fault, SyncFault
+from pytest_benchscale.lab.fault import Fault, faulty
 from pytest_benchscale.lab.lifecycle import Lifecycle
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node_states import Killed, Paused, Stopped
-
-if TYPE_CHECKING:
-    from pytest_benchscale.lab.node import Node
 
 __all__ = ["NodeFaults", "SyncNodeFaults"]
 
@@ -41,16 +36,6 @@ class NodeFaults:
 class SyncNodeFaults:
     """The same for a `with` block."""
 
-    _wrapped: Node
-
-    def paused(self) -> SyncFault:
-        """Freeze everything in the node during the block."""
-        return SyncFault(self._wrapped.paused())
-
-    def killed(self) -> SyncFault:
-        """Cut the node's power at the block's beginning; start it again, with its links, at its end."""
-        return SyncFault(self._wrapped.killed())
-
-    def stopped(self, *, grace: float = 10.0) -> SyncFault:
-        """Stop the node in order at the block's beginning; start it again, with its links, at its end."""
-        return SyncFault(self._wrapped.stopped(grace=grace))
+    paused = faulty(NodeFaults.paused)
+    killed = faulty(NodeFaults.killed)
+    stopped = faulty(NodeFaults.stopped)

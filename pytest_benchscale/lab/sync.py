@@ -9,6 +9,7 @@ from typing import Self
 
 from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.background import SyncBackground
 from pytest_benchscale.lab.fault import faulty
 from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.lab import Lab
@@ -23,7 +24,7 @@ from pytest_benchscale.topology.model import NodeSpec, Topology
 __all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
 
 
-class SyncLab:
+class SyncLab(SyncBackground):
     """A lab without `await`; see `Lab`."""
 
     def __init__(self, lab: Lab) -> None:

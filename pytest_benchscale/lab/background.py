@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
+from pytest_benchscale.lab.always import Always, Check, SyncAlways, SyncCheck
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.nemesis import Nemesis, SyncNemesis
 from pytest_benchscale.lab.schedule import FaultMaker, Seconds
@@ -49,11 +50,38 @@ class Background:
             cast("Lab", self), self._context, seed=seed, faults=faults, interval=interval, hold=hold
         )
 
+    def always(
+        self, check: Check, *, every: float = 0.2, grace: float = 1.0, timeout: float = 10.0
+    ) -> Always:
+        """Look at a check again and again while an `async with` block runs, and once at its end.
+
+        `check` takes nothing, is async or plain, and runs in the block's own event loop. It is violated
+        when it returns something false other than None, raises `AssertionError`, or does not come back
+        within `timeout` seconds. It is looked at `every` so many seconds. A violation that lasts for
+        `grace` seconds ends the block, which is cancelled where it waits.
+
+        Raises:
+            InvariantViolated: at the block's end; tells since when, and which faults were active.
+            Exception: any other that the check has raised: it ends the block, too.
+        """
+        __tracebackhide__ = True
+        return Always(self._context, check, every=every, grace=grace, timeout=timeout)
+
 
 class SyncBackground:
     """The same for a `with` block."""
 
     _wrapped: Lab
+
+    def always(
+        self, check: SyncCheck, *, every: float = 0.2, grace: float = 1.0, timeout: float = 10.0
+    ) -> SyncAlways:
+        """Look at a check, in a thread, while a `with` block runs, and once at its end; see `Lab.always`.
+
+        The block is not interrupted: its end raises.
+        """
+        __tracebackhide__ = True
+        return SyncAlways(self._wrapped.always(check, every=every, grace=grace, timeout=timeout))
 
     def nemesis(
         self,

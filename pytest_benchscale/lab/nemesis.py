@@ -177,6 +177,9 @@ class Nemesis:
         __tracebackhide__ = True
         try:
             await self.finish()
+        except anyio.get_cancelled_exc_class() as cut:  # the fault is gone all the same
+            self.tell(cut)
+            raise
         except Exception as error:  # noqa: BLE001  it is raised, or told beside what the test found
             self.surface(error, exc)
         else:

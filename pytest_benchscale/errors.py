@@ -15,7 +15,7 @@
     ├── CommandTimeout       a command outlived its deadline: the result so far
     └── WaitTimeout          a wait outlived its deadline: the last state seen
 
-`GuestWarning` is a warning, not an error.
+`FaultWarning` and `GuestWarning` are warnings, not errors.
 
 Each says what happened (`brief`), what is known about it (`details`) and what to do (`resolution`);
 `str(error)` is the three of them, one below the other.
@@ -40,6 +40,7 @@ __all__ = [
     "CommandTimeout",
     "FaultNotEffective",
     "FaultNotHealed",
+    "FaultWarning",
     "GuestWarning",
     "InvariantViolated",
     "LabError",
@@ -239,6 +240,10 @@ class WaitTimeout(BenchscaleError):
         self.timeout = timeout
         self.last_state = last_state
         self.node = node
+
+
+class FaultWarning(UserWarning):
+    """A test has left faults behind, which were taken back at its end."""
 
 
 class GuestWarning(UserWarning):

@@ -26,7 +26,7 @@ from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.fault_log import FaultLog
-from pytest_benchscale.lab.faults import Faults
+from pytest_benchscale.lab.faults import Faults, Standing
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
@@ -362,6 +362,16 @@ class Lab(Background):
         """
         __tracebackhide__ = True
         return await self._faults.heal()
+
+    def standing(self) -> Standing:
+        """Return what acts on the lab beside what its file declares."""
+        return self._faults.standing()
+
+    @on_portal
+    async def heal_but(self, kept: Standing) -> list[str]:
+        """Do as `heal`, but leave alone what was there already."""
+        __tracebackhide__ = True
+        return await self._faults.heal(kept)
 
     def _check(self) -> None:
         """Refuse what this backend cannot run, before anything is created."""

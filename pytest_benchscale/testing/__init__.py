@@ -32,6 +32,8 @@ The parts, in the order in which a new backend can be made to pass them:
     files       copying, reading and writing
     isolation   what a node cannot see and reach
     networks    names, addresses, reach
+    probing     measuring between nodes
+    faults      partitions and network conditions
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
     bringup     deploy, setup, dependencies, failures, what is left behind
@@ -44,18 +46,20 @@ from __future__ import annotations
 import pytest
 
 _PARTS = (
-    *("base", "bringup", "commands", "deadlines", "files"),
-    *("isolation", "lifecycle", "networks", "processes", "waits"),
+    *("base", "bringup", "commands", "deadlines", "faults", "files"),
+    *("isolation", "lifecycle", "networks", "probing", "processes", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
 from pytest_benchscale.testing.bringup import BringUpContract  # noqa: E402  rewritten from here on
 from pytest_benchscale.testing.commands import CommandContract  # noqa: E402
 from pytest_benchscale.testing.deadlines import DeadlineContract  # noqa: E402
+from pytest_benchscale.testing.faults import FaultContract  # noqa: E402
 from pytest_benchscale.testing.files import FileContract  # noqa: E402
 from pytest_benchscale.testing.isolation import IsolationContract  # noqa: E402
 from pytest_benchscale.testing.lifecycle import LifecycleContract  # noqa: E402
 from pytest_benchscale.testing.networks import NetworkContract  # noqa: E402
+from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
 
@@ -64,10 +68,12 @@ __all__ = [
     "BringUpContract",
     "CommandContract",
     "DeadlineContract",
+    "FaultContract",
     "FileContract",
     "IsolationContract",
     "LifecycleContract",
     "NetworkContract",
+    "ProbeContract",
     "ProcessContract",
     "WaitContract",
 ]
@@ -78,6 +84,8 @@ class BackendContract(
     BringUpContract,
     WaitContract,
     LifecycleContract,
+    FaultContract,
+    ProbeContract,
     NetworkContract,
     IsolationContract,
     FileContract,

@@ -26,6 +26,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
+from pytest_benchscale.backends.program_echoes import ProgramEchoes
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
@@ -166,8 +167,8 @@ class SshBackend:
         raise NotSupported(self.name, Capability.CONDITIONS)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have a program measure from within."""
+        return ProgramEchoes(name, self.transport(name))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""

@@ -310,8 +310,8 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
 def _measured(runs: Mapping[str, _Run], number: int, path: Path, timing: Timing) -> PathMeasure:
     source, destination = runs[path.source], runs.get(path.destination)
     rtts = source.rtts.get(number, [])
-    delivered = None
-    if destination is not None and destination.arrived is not None:
+    delivered = None  # what `ping` sends is not known for ours where it arrives
+    if source.arrived is not None and destination is not None and destination.arrived is not None:
         delivered = destination.arrived.get(number, 0)
     return PathMeasure(
         source=path.source,

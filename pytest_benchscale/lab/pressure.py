@@ -25,6 +25,7 @@ __all__ = ["CpuPressure", "MemoryPressure"]
 
 _MOST_WORKERS = 256
 _TURN_DEADLINE = 30.0  # seconds
+_END_DEADLINE = 10.0
 
 # `tail` keeps the last line, and there is only one: everything that it is given, in its memory.
 _HOLD_MEMORY = """
@@ -84,14 +85,18 @@ class _Pressure(Fault):
         if not self._begun:
             return
         await self._process.finish()
-        left = await ask(self._machine, "looking for processes", _ALIVE, *self._pids)
-        if left:
-            raise FaultNotHealed(
-                f"'{self.what}' is still there: its processes run on",
-                node=self._machine.name,
-                step="fault",
-                details=f"PIDs in the node: {', '.join(left.split())}",
-            )
+        left = "?"
+        with anyio.move_on_after(self._context.scaled(_END_DEADLINE)):
+            # What was killed is gone once the node's first process has taken note of it.
+            while left := await ask(self._machine, "looking for processes", _ALIVE, *self._pids):
+                await anyio.sleep(0.02)
+            return
+        raise FaultNotHealed(
+            f"'{self.what}' is still there: its processes run on",
+            node=self._machine.name,
+            step="fault",
+            details=f"PIDs in the node: {', '.join(left.split())}",
+        )
 
     def _without_effect(self, measured: str) -> FaultNotEffective:
         return FaultNotEffective(

@@ -88,7 +88,7 @@ class _Pressure(Fault):
         left = "?"
         with anyio.move_on_after(self._context.scaled(_END_DEADLINE)):
             # What was killed is gone once the node's first process has taken note of it.
-            while left := await ask(self._machine, "looking for processes", _ALIVE, *self._pids):
+            while left := await self._alive():  # noqa: ASYNC110  it does not tell
                 await anyio.sleep(0.02)
             return
         raise FaultNotHealed(
@@ -97,6 +97,9 @@ class _Pressure(Fault):
             step="fault",
             details=f"PIDs in the node: {', '.join(left.split())}",
         )
+
+    async def _alive(self) -> str:
+        return await ask(self._machine, "looking for processes", _ALIVE, *self._pids)
 
     def _without_effect(self, measured: str) -> FaultNotEffective:
         return FaultNotEffective(

@@ -44,6 +44,8 @@ __all__ = ["LibvirtBackend"]
 
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
+        Capability.CLOCK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.CONDITIONS,

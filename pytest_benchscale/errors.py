@@ -7,6 +7,7 @@
     ├── LabError             a lab could not be brought up, used or torn down: node, step
     │   ├── FaultNotEffective  a fault was made and has no effect: what was measured
     │   ├── FaultNotHealed     a fault was taken back and is still there: what was measured
+    │   ├── InvariantViolated  what must always hold did not: since when, and under which faults
     │   ├── MachineMissing   a machine that is to be used is not there
     │   └── SubnetTaken      a network's subnet is somebody else's: subnet
     ├── NodeDied             a node ended although nobody asked it to
@@ -41,6 +42,7 @@ __all__ = [
     "FaultNotHealed",
     "FaultWarning",
     "GuestWarning",
+    "InvariantViolated",
     "LabError",
     "MachineMissing",
     "NodeDied",
@@ -156,6 +158,13 @@ class FaultNotEffective(LabError):
 
 class FaultNotHealed(LabError):
     """A fault was taken back, and measuring shows that it is still there; `details` is what was measured."""
+
+
+class InvariantViolated(LabError):
+    """What must always hold did not, for too long; `details` has the faults that were active meanwhile.
+
+    `__cause__` is what the check raised last, if anything.
+    """
 
 
 class MachineMissing(LabError):

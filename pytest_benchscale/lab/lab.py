@@ -21,6 +21,7 @@ from pytest_benchscale.backends.requirements import conditions_needed, unmet
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported, SubnetTaken
 from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command
 from pytest_benchscale.lab.artifacts import write_artifacts
+from pytest_benchscale.lab.background import Background
 from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
@@ -52,7 +53,7 @@ class UnknownNode(LabError, KeyError):
     """`lab[name]`: the lab has no node of that name."""
 
 
-class Lab:
+class Lab(Background):
     """The machines and networks of one topology on one backend, from `up` to `down`.
 
     Every method may be called from any event loop; `sync` is the same without `await`.

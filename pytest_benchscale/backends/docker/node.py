@@ -77,7 +77,7 @@ class DockerNode:
         The news of its end may have come before.
         """
         self._started = nanoseconds(state["StartedAt"])
-        self.pid = state["Pid"]
+        self.pid = state.get("Pid", 0)
         self.status, self.reason = NodeStatus.RUNNING, None
         self.ended = anyio.Event()
         if self._death >= self._started:

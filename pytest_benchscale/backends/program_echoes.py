@@ -84,6 +84,7 @@ class _Run:
         self._timing = timing
         self._running: RunningCommand | None = None
         self._received = b""
+        self._has_ended = False
         self._why_not = ""  # the program is not used
 
     async def begin(self) -> None:
@@ -126,8 +127,9 @@ class _Run:
         """End the program, if it still runs."""
         running, self._running = self._running, None
         if running is not None:
-            with suppress(OSError, BenchscaleError):
-                await execution.kill(running)
+            if not self._has_ended:
+                with suppress(OSError, BenchscaleError):
+                    await execution.kill(running)
             with suppress(OSError, BenchscaleError):
                 await running.aclose()
 
@@ -146,7 +148,10 @@ class _Run:
         assert self._running is not None  # noqa: S101  it has begun
         assert self._running.stdin is not None  # noqa: S101  it was started so
         await self._running.stdin.aclose()
-        return await self._answer()
+        report = await self._answer()
+        await self._running.wait()
+        self._has_ended = True
+        return report
 
     async def _answer(self) -> dict[str, Any] | None:
         """Return the next line of the program; None: there is no program, and `ping` takes its place.
@@ -160,7 +165,9 @@ class _Run:
             try:
                 self._received += await running.stdout.receive()
             except anyio.EndOfStream:
-                if await running.wait() == _NOT_FOUND and not self._received:
+                code = await running.wait()
+                self._has_ended = True
+                if code == _NOT_FOUND and not self._received:
                     self._why_not = "it has no python3"
                     return None
                 raise self._failed(await _rest(running)) from None

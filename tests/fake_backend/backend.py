@@ -22,6 +22,7 @@ from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
+from tests.fake_backend.echoes import FakeEchoes
 from tests.fake_backend.node import FakeNode, FakeTransport
 
 __all__ = ["FakeBackend", "Script", "make_backend"]
@@ -181,8 +182,9 @@ class FakeBackend:
         raise NotSupported(self.name, Capability.CONDITIONS)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        await self.script.step("echoes", name)
+        node = self._node(name)
+        return None if node.status is NodeStatus.PAUSED else FakeEchoes(node)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         return []

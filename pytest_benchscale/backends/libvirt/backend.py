@@ -32,6 +32,7 @@ from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
+from pytest_benchscale.backends.program_echoes import ProgramEchoes
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
@@ -222,8 +223,10 @@ class LibvirtBackend:
         return await self._opened().links(node)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have a program measure from within; what cannot run one now, since it is paused, gets none."""
+        if self._node(name).status is NodeStatus.PAUSED:
+            return None
+        return ProgramEchoes(name, self.transport(name))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""

@@ -27,6 +27,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
+from pytest_benchscale.backends.program_echoes import ProgramEchoes
 from pytest_benchscale.backends.ssh.conduit import MachineConduit
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.links import MachineLinks
@@ -191,8 +192,8 @@ class SshBackend:
         return await machine.links.on(machine.addresses, machine.devices)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have a program measure from within."""
+        return ProgramEchoes(name, self.transport(name))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""

@@ -22,7 +22,7 @@ from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
 from pytest_benchscale.backends.program_echoes import ProgramEchoes
 from pytest_benchscale.errors import BackendUnavailable, NodeDied
-from pytest_benchscale.network import kernel
+from pytest_benchscale.backends import kernel
 from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side
 from pytest_benchscale.network.prober import open_sockets

@@ -18,10 +18,10 @@ import pytest
 from anyio import to_thread
 
 from pytest_benchscale.backends.docker.backend import DockerBackend
+from pytest_benchscale.backends.kernel import has_netem
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.options import LabOptions
-from pytest_benchscale.network.kernel import has_netem
 from pytest_benchscale.network.link import NOTHING, LinkState, Senders
 from pytest_benchscale.network.render import steps
 from pytest_benchscale.network.steps import DeleteClassifier

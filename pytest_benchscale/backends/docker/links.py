@@ -13,6 +13,7 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
+from pytest_benchscale.backends import kernel
 from pytest_benchscale.backends.base import NodeStatus
 from pytest_benchscale.backends.docker import devices, routes
 from pytest_benchscale.backends.docker.containers import Containers
@@ -22,7 +23,6 @@ from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
 from pytest_benchscale.backends.program_echoes import ProgramEchoes
 from pytest_benchscale.errors import BackendUnavailable, NodeDied
-from pytest_benchscale.backends import kernel
 from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side
 from pytest_benchscale.network.prober import open_sockets

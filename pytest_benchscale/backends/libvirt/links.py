@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 import asyncssh
 from anyio import to_thread
 
+from pytest_benchscale.backends import kernel
 from pytest_benchscale.backends.base import Capability, NodePlan
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.naming import Names
 from pytest_benchscale.backends.ssh.conduit import MachineConduit
 from pytest_benchscale.backends.ssh.root_shell import Start
 from pytest_benchscale.errors import LabError, NotSupported
-from pytest_benchscale.network import kernel
 from pytest_benchscale.network.keeping import Keeping
 from pytest_benchscale.network.link import Link, Side
 from pytest_benchscale.network.steps import Step

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import anyio
 
+from pytest_benchscale.backends.kernel import NETEM_ADVICE
 from pytest_benchscale.backends.ssh.root_shell import RootShell, Start
 from pytest_benchscale.errors import LabError
-from pytest_benchscale.network.kernel import NETEM_ADVICE
 from pytest_benchscale.network.standing import Standing
 from pytest_benchscale.network.steps import AddClassifier, AddMirror, SetNetem, Step
 from pytest_benchscale.network.tc_text import batches

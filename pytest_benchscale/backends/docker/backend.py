@@ -57,6 +57,7 @@ __all__ = ["DockerBackend"]
 
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.CONDITIONS,

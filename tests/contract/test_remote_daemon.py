@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from pytest_benchscale.network.kernel import has_netem
 
 from pytest_benchscale.backends.docker.backend import DockerBackend
+from pytest_benchscale.backends.kernel import has_netem
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.options import LabOptions
@@ -200,6 +200,30 @@ def remote(request: pytest.FixtureRequest) -> str:
     return url
 
 
+async def test_nodes_of_a_remote_daemon_are_measured_by_what_they_have(remote):
+    both = {"one": ["two"], "two": ["one"]}
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        for _ in range(2):
+            matrix = await lab.probe(count=2)
+            assert matrix.reachability() == both
+            assert [(path.answered, path.delivered) for path in matrix] == [(2, 2)] * 2, str(matrix)
+        await lab["two"].stop()
+        assert await lab.reachability() == {"one": [], "two": []}
+        await lab["two"].start()
+        assert (await lab.probe(patience=10)).reachability() == both
+
+
+async def test_a_container_without_python_is_measured_by_its_ping(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        await lab["one"].exec("rm -f /usr/bin/python3*", check=True)
+        matrix = await lab.probe(count=2)
+        assert matrix.reachability() == {"one": ["two"], "two": ["one"]}
+        assert [(path.answered, path.delivered) for path in matrix] == [(2, None)] * 2, str(matrix)
+        await lab["one"].exec("rm -f $(command -v ping)", check=True)
+        with pytest.raises(LabError, match="'one' cannot be measured from: it has no python3, and"):
+            await lab.probe()
+
+
 async def test_a_lab_lives_on_a_remote_daemon(remote, tmp_path):
     (tmp_path / "tree/deep").mkdir(parents=True)
     (tmp_path / "tree/deep/file").write_text("content")
@@ -270,6 +294,17 @@ async def test_a_node_is_cut_off_by_a_container_beside_it(remote):
         assert not (await one.exec(["ping", "-c1", "-W1", "two"])).ok
         await change(lab, "one", cut, NOTHING)
         assert (await one.exec(["ping", "-c1", "-W1", "two"])).ok
+        assert await helpers(lab) == []
+
+
+async def test_a_partition_is_attested_and_outlasts_a_restart(over_tcp):
+    cut: dict[str, list[str]] = {"one": [], "two": []}
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        async with lab.partition({"one"}, {"two"}):
+            assert await lab.reachability() == cut
+            await lab["two"].restart()
+            assert await lab.reachability() == cut
+        assert await lab.reachability() == {"one": ["two"], "two": ["one"]}
         assert await helpers(lab) == []
 
 

@@ -1,7 +1,8 @@
 """Probes of machines whose network cannot be entered from here: a program in each sends and takes note.
 
-It is the text of `network/prober.py`, for `python3`. A machine without that, or where raw sockets are not
-allowed, is left to its `ping`, which knows of round trips only.
+It is the text of `network/prober.py`, for `python3`, and stays there for the next measurement: in an emulated
+machine its start takes seconds. A machine without Python, or where raw sockets are not allowed, is left to
+its `ping`, which knows of round trips only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
@@ -24,12 +25,13 @@ from pytest_benchscale.network.matrix import PathMeasure
 from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.base import Command, Launcher, RunningCommand
 
-__all__ = ["ProgramEchoes"]
+__all__ = ["ProgramEchoes", "Programs"]
 
 _START_SECONDS = 60.0  # an emulated machine may take long for it
 _SLACK_SECONDS = 30.0
 _PINGS_AT_ONCE = 10  # in one machine
 _NOT_FOUND = 127
+_GO = b"{}\n"
 # Root may open raw sockets; who logs in as somebody else may be let be root.
 _AS_ROOT = """\
 command -v python3 >/dev/null || exit 127
@@ -38,12 +40,31 @@ exec python3 -c "$1"
 """
 
 
-class ProgramEchoes:
-    """A node that can run programs."""
+class Programs:
+    """The programs in one run of a node, which measurements use one at a time.
+
+    They end with the node, or when the way into it is closed. `why_not` says why there are none.
+    """
 
     def __init__(self, node: str, launcher: Launcher) -> None:
         self.node = node
         self.launcher = launcher
+        self.idle: list[_Program] = []
+        self.why_not = ""
+
+    @classmethod
+    def of(cls, known: MutableMapping[str, Programs], node: str, launcher: Launcher) -> Programs:
+        """Return those of a node as it runs now, reached by this launcher."""
+        if node not in known or known[node].launcher is not launcher:
+            known[node] = cls(node, launcher)
+        return known[node]
+
+
+class ProgramEchoes:
+    """A node that can run programs."""
+
+    def __init__(self, programs: Programs) -> None:
+        self.programs = programs
 
     @classmethod
     async def together(
@@ -54,13 +75,13 @@ class ProgramEchoes:
         Raises:
             LabError: a node has neither python3 nor ping, or its program failed.
         """
-        runs = {name: _Run(one, timing) for name, one in stations.items()}
+        runs = {name: _Run(one.programs, timing) for name, one in stations.items()}
         token = os.urandom(8).hex()
         for number, path in enumerate(paths):
             runs[path.source].paths[number] = path
         try:
-            await _all(run.begin() for run in runs.values())
-            await _all(run.send(token) for run in runs.values())
+            await _all(run.begin(token) for run in runs.values())
+            await _all(run.send() for run in runs.values())
             await _all(run.finish() for run in runs.values())
         finally:
             with anyio.CancelScope(shield=True):
@@ -68,117 +89,149 @@ class ProgramEchoes:
         return [_measured(runs, number, path, timing) for number, path in enumerate(paths)]
 
     def close(self) -> None:
-        """Nothing is held between measurements."""
+        """Nothing is held that the next measurement does not use."""
+
+
+class _Program:
+    """One program in a node: it is told a line, and answers with one."""
+
+    def __init__(self, running: RunningCommand) -> None:
+        self._running = running
+        self._received = b""
+
+    async def ask(self, line: bytes) -> dict[str, Any]:
+        """Tell it a line and return its answer.
+
+        Raises:
+            _Ended: it has ended.
+            NodeDied: the node has.
+        """
+        assert self._running.stdin is not None  # noqa: S101  it was started so
+        with suppress(anyio.BrokenResourceError):  # what it says last tells why
+            await self._running.stdin.send(line)
+        while b"\n" not in self._received:
+            try:
+                self._received += await self._running.stdout.receive()
+            except anyio.EndOfStream:
+                raise _Ended(await self._running.wait(), await self._last_words()) from None
+        answer, _, self._received = self._received.partition(b"\n")
+        parsed: dict[str, Any] = json.loads(answer)
+        return parsed
+
+    async def aclose(self) -> None:
+        """Let it end, as it does when it is told nothing any more."""
+        with suppress(OSError, BenchscaleError, anyio.BrokenResourceError):
+            if self._running.stdin is not None:
+                await self._running.stdin.aclose()
+        with suppress(OSError, BenchscaleError):
+            await self._running.aclose()
+
+    async def _last_words(self) -> str:
+        said = b""
+        with suppress(anyio.EndOfStream):
+            while True:
+                said += await self._running.stderr.receive()
+        return said.decode(errors="replace")
+
+
+class _Ended(Exception):
+    """A program has ended, with an exit code and these words on standard error."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(code, words)
+        self.code = code
+        self.words = words
 
 
 class _Run:
     """One node's part in one measurement. Of a node that ends meanwhile, `is_down` is set."""
 
-    def __init__(self, echoes: ProgramEchoes, timing: Timing) -> None:
+    def __init__(self, programs: Programs, timing: Timing) -> None:
         self.paths: dict[int, Path] = {}
         self.rtts: dict[int, list[float]] = {}  # in ms
         self.arrived: dict[int, int] | None = None
         self.is_down = False
-        self._node = echoes.node
-        self._launcher = echoes.launcher
+        self._programs = programs
         self._timing = timing
-        self._running: RunningCommand | None = None
-        self._received = b""
-        self._has_ended = False
-        self._why_not = ""  # the program is not used
+        self._program: _Program | None = None
 
-    async def begin(self) -> None:
-        """Start the program and wait until it is ready; or find out why there can be none."""
-        command = Command(("/bin/sh", "-c", _AS_ROOT, "sh", _program()))
-        answer = await self._step(lambda: self._start(command), _START_SECONDS)
-        if answer is not None and "refused" in answer:
-            self._why_not = f"raw sockets are refused: {answer['refused']}"
-
-    async def send(self, token: str) -> None:
-        """Send all requests, and return when they are answered or patience is over."""
-        timing = self._timing
-        enough = timing.count * max(timing.interval, ping.SHORTEST_INTERVAL) + timing.patience
-        if self._why_not:
-            await self._step(self._ping_all, timing.count + timing.patience + _SLACK_SECONDS)
+    async def begin(self, token: str) -> None:
+        """Have a program that is ready; or find out why there can be none."""
+        if self._programs.why_not:
             return
         order = {
             "token": token,
             "paths": {number: str(path.address) for number, path in self.paths.items()},
-            "count": timing.count,
-            "interval": timing.interval,
-            "patience": timing.patience,
+            "count": self._timing.count,
+            "interval": self._timing.interval,
+            "patience": self._timing.patience,
         }
         line = json.dumps(order).encode() + b"\n"
-        await self._step(lambda: self._order(line), enough + _SLACK_SECONDS)
+        answer = await self._step(lambda: self._order(line), _START_SECONDS)
+        if answer is not None and "refused" in answer:
+            self._programs.why_not = f"raw sockets are refused there: {answer['refused']}"
+
+    async def send(self) -> None:
+        """Send all requests, and return when they are answered or patience is over."""
+        timing = self._timing
+        if self._programs.why_not:
+            seconds = timing.count * max(timing.interval, 1.0) + timing.patience
+            await self._step(self._ping_all, len(self.paths) * (seconds + _SLACK_SECONDS))
+            return
+        seconds = timing.count * timing.interval + timing.patience + _SLACK_SECONDS
+        await self._step(self._go, seconds)
 
     async def finish(self) -> None:
-        """Have the program tell what arrived."""
-        if self._why_not:
+        """Have the program tell what arrived; it can be used again."""
+        if self._programs.why_not:
             return
-        report = await self._step(self._report, _SLACK_SECONDS)
-        if report is not None:
-            self.arrived = {int(path): count for path, count in report["arrived"].items()}
-            self.rtts = {
-                int(path): [seconds * 1000 for seconds in times]
-                for path, times in report["rtts"].items()
-            }
+        report = await self._step(self._go, _SLACK_SECONDS)
+        if report is None or self._program is None:
+            return
+        self.arrived = {int(path): count for path, count in report["arrived"].items()}
+        self.rtts = {
+            int(path): [seconds * 1000 for seconds in times]
+            for path, times in report["rtts"].items()
+        }
+        self._programs.idle.append(self._program)
+        self._program = None
 
     async def aclose(self) -> None:
-        """End the program, if it still runs."""
-        running, self._running = self._running, None
-        if running is not None:
-            if not self._has_ended:
-                with suppress(OSError, BenchscaleError):
-                    await execution.kill(running)
-            with suppress(OSError, BenchscaleError):
-                await running.aclose()
-
-    async def _start(self, command: Command) -> dict[str, Any] | None:
-        self._running = await self._launcher.start(command, stdin=True)
-        return await self._answer()
+        """Let a program go that has not come to the end."""
+        program, self._program = self._program, None
+        if program is not None:
+            await program.aclose()
 
     async def _order(self, line: bytes) -> dict[str, Any] | None:
-        assert self._running is not None  # noqa: S101  it has begun
-        assert self._running.stdin is not None  # noqa: S101  it was started so
-        with suppress(anyio.BrokenResourceError):  # what it says last tells why
-            await self._running.stdin.send(line)
-        return await self._answer()
-
-    async def _report(self) -> dict[str, Any] | None:
-        assert self._running is not None  # noqa: S101  it has begun
-        assert self._running.stdin is not None  # noqa: S101  it was started so
-        await self._running.stdin.aclose()
-        report = await self._answer()
-        await self._running.wait()
-        self._has_ended = True
-        return report
-
-    async def _answer(self) -> dict[str, Any] | None:
-        """Return the next line of the program; None: there is no program, and `ping` takes its place.
-
-        Raises:
-            LabError: it ended before.
-        """
-        running = self._running
-        assert running is not None  # noqa: S101  it has begun
-        while b"\n" not in self._received:
+        """Give the order to a program; None: there can be none. One that waited may have been ended."""
+        while self._programs.idle:
+            self._program = self._programs.idle.pop()
             try:
-                self._received += await running.stdout.receive()
-            except anyio.EndOfStream:
-                code = await running.wait()
-                self._has_ended = True
-                if code == _NOT_FOUND and not self._received:
-                    self._why_not = "it has no python3"
-                    return None
-                raise self._failed(await _rest(running)) from None
-        line, _, self._received = self._received.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+                return await self._program.ask(line)
+            except _Ended:
+                await self.aclose()
+        command = Command(("/bin/sh", "-c", _AS_ROOT, "sh", _source()))
+        self._program = _Program(await self._programs.launcher.start(command, stdin=True))
+        try:
+            return await self._program.ask(line)
+        except _Ended as end:
+            if end.code != _NOT_FOUND:
+                raise
+            self._programs.why_not = "it has no python3"
+            return None
+
+    async def _go(self) -> dict[str, Any]:
+        assert self._program is not None  # noqa: S101  it has begun
+        return await self._program.ask(_GO)
 
     async def _step(
         self, work: Callable[[], Awaitable[dict[str, Any] | None]], seconds: float
     ) -> dict[str, Any] | None:
-        """Do a part of it within a deadline, unless the node is down."""
+        """Do a part of it within a deadline, unless the node is down.
+
+        Raises:
+            LabError: the program failed, or gives no answer.
+        """
         if self.is_down:
             return None
         try:
@@ -187,6 +240,8 @@ class _Run:
         except NodeDied:
             self.is_down = True
             return None
+        except _Ended as end:
+            raise self._failed(end.words) from None
         except TimeoutError:
             raise self._failed(f"it has not answered for {seconds:g} s") from None
 
@@ -201,17 +256,17 @@ class _Run:
 
     async def _ping(self, path: Path) -> list[float]:
         """Return the round trips of one path in ms."""
-        timing = self._timing
-        timeout = timing.count * 1.0 + timing.patience + _SLACK_SECONDS / 2
+        node, launcher, timing = self._programs.node, self._programs.launcher, self._timing
+        timeout = timing.count * max(timing.interval, 1.0) + timing.patience + _SLACK_SECONDS / 2
         said = ""
         for argv in ping.commands(
             str(path.address), timing.count, timing.interval, math.ceil(timing.patience)
         ):
-            done = await execution.run(self._launcher, Command(argv), timeout=timeout)
+            done = await execution.run(launcher, Command(argv), timeout=timeout)
             if done.returncode == _NOT_FOUND:
                 raise LabError(
-                    f"node {self._node!r} cannot be measured from: {self._why_not}, and it has no ping",
-                    node=self._node,
+                    f"node {node!r} cannot be measured from: {self._programs.why_not}, and it has no ping",
+                    node=node,
                     step="probe",
                     resolution="use an image with python3 or ping in it",
                 )
@@ -221,26 +276,18 @@ class _Run:
         raise self._failed(said, "ping")
 
     def _failed(self, said: str, what: str = "the program that measures") -> LabError:
+        node = self._programs.node
         return LabError(
-            f"node {self._node!r} cannot be measured from: {what} failed there",
-            node=self._node,
+            f"node {node!r} cannot be measured from: {what} failed there",
+            node=node,
             step="probe",
             details=said.strip()[-2000:] or None,
         )
 
 
 @functools.cache
-def _program() -> str:
+def _source() -> str:
     return inspect.getsource(prober)
-
-
-async def _rest(running: RunningCommand) -> str:
-    """Return what a program that has ended wrote to standard error."""
-    said = b""
-    with suppress(anyio.EndOfStream):
-        while True:
-            said += await running.stderr.receive()
-    return said.decode(errors="replace")
 
 
 async def _all(work: Iterable[Awaitable[None]]) -> None:
@@ -263,8 +310,8 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
 def _measured(runs: Mapping[str, _Run], number: int, path: Path, timing: Timing) -> PathMeasure:
     source, destination = runs[path.source], runs.get(path.destination)
     rtts = source.rtts.get(number, [])
-    delivered = None
-    if destination is not None and destination.arrived is not None:
+    delivered = None  # what `ping` sends is not known for ours where it arrives
+    if source.arrived is not None and destination is not None and destination.arrived is not None:
         delivered = destination.arrived.get(number, 0)
     return PathMeasure(
         source=path.source,

@@ -7,7 +7,6 @@ nothing that a lab answers. So the same seed gives the same schedule, on every m
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import LabError
+from pytest_benchscale.lab.arguments import is_number
 from pytest_benchscale.lab.chance import below, between, choose, seeded
 from pytest_benchscale.lab.shapes import SHAPES, shape
 
@@ -201,21 +201,12 @@ def check_seconds(name: str, value: Seconds) -> tuple[float, float]:
     """
     __tracebackhide__ = True
     low, high = value if isinstance(value, tuple) and len(value) == 2 else (value, value)
-    if not (_is_duration(low) and _is_duration(high)) or low > high:
+    if not (is_number(low) and is_number(high)) or not 0 <= low <= high:
         raise LabError(
             f"{name} is a number of seconds or a pair (lowest, highest), not {value!r}",
             step="nemesis",
         )
     return low, high
-
-
-def _is_duration(value: object) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )
 
 
 def _name(fault: str | FaultMaker) -> str:

@@ -42,11 +42,13 @@ _PROGRAM = 4000  # instructions; the kernel takes 4,096
 _PASS_ON, _ACCEPT, _DROP = 0xFFFFFFFF, 0, 2  # TC_ACT_UNSPEC (also: matched), TC_ACT_OK, TC_ACT_SHOT
 _MATCHED, _OTHERS = _PASS_ON, 0  # the results of a program before a redirection
 
-# Classic BPF, linux/bpf_common.h: load a word or half word at an offset, compare, return.
-_LOAD, _LOAD_HALF, _EQUAL, _RETURN = 0x20, 0x28, 0x15, 0x06
-_IPV4, _IPV6 = 0x0800, 0x86DD
+# Classic BPF, linux/bpf_common.h: load a word, half word or byte at an offset, compare, return.
+_LOAD, _LOAD_HALF, _LOAD_BYTE, _EQUAL, _RETURN = 0x20, 0x28, 0x30, 0x15, 0x06
+_IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
+_ICMPV6 = 58
 _TYPE = 12  # offsets in an Ethernet frame
 _SENDER_MAC = 6
+_NEXT_HEADER = 20
 _SENDER = {4: 26, 6: 22}
 _RECEIVER = {4: 30, 6: 38}
 
@@ -154,7 +156,8 @@ def _objects(link: Link, state: LinkState) -> _Objects:
     if state.figures is not None and not state.figures.is_noop:
         treat(0, _ALL, None, state.figures)
     if objects.filters and link.spare:
-        spared = [*_any_of(_receivers(link.spare), _ACCEPT), _return(_PASS_ON)]
+        meant = [*_NEIGHBOURS, *_receivers(link.spare)]
+        spared = [*_any_of(meant, _ACCEPT), _return(_PASS_ON)]
         attach(sent, _SPARE, spared, None)
     tests = [*_macs(state.deaf_to.macs), *_senders(state.deaf_to.addresses)]
     for number, program in enumerate(_programs(tests, _DROP)):
@@ -172,6 +175,15 @@ def _mirror(device: str, number: int) -> str:
 
 _Test = list[tuple[int, int, int]]
 """Loads (code, offset) and the value that each must have, for a packet to be meant."""
+
+# How machines find each other on a network: who may not lose the way to a node must not lose these.
+_NEIGHBOURS: tuple[_Test, ...] = (
+    [(_LOAD_HALF, _TYPE, _ARP)],
+    *(
+        [(_LOAD_HALF, _TYPE, _IPV6), (_LOAD_BYTE, _NEXT_HEADER, _ICMPV6), (_LOAD_BYTE, 54, message)]
+        for message in (135, 136)  # solicitation and advertisement, RFC 4861
+    ),
+)
 
 
 def _macs(macs: Iterable[str]) -> Iterator[_Test]:

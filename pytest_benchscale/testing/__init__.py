@@ -34,6 +34,7 @@ The parts, in the order in which a new backend can be made to pass them:
     networks    names, addresses, reach
     probing     measuring between nodes
     faults      partitions and network conditions
+    node_faults nodes frozen, without power, full or under pressure for a while
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
     bringup     deploy, setup, dependencies, failures, what is left behind
@@ -47,7 +48,7 @@ import pytest
 
 _PARTS = (
     *("base", "bringup", "commands", "deadlines", "faults", "files"),
-    *("isolation", "lifecycle", "networks", "probing", "processes", "waits"),
+    *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -59,6 +60,7 @@ from pytest_benchscale.testing.files import FileContract  # noqa: E402
 from pytest_benchscale.testing.isolation import IsolationContract  # noqa: E402
 from pytest_benchscale.testing.lifecycle import LifecycleContract  # noqa: E402
 from pytest_benchscale.testing.networks import NetworkContract  # noqa: E402
+from pytest_benchscale.testing.node_faults import NodeFaultContract  # noqa: E402
 from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
@@ -73,6 +75,7 @@ __all__ = [
     "IsolationContract",
     "LifecycleContract",
     "NetworkContract",
+    "NodeFaultContract",
     "ProbeContract",
     "ProcessContract",
     "WaitContract",
@@ -84,6 +87,7 @@ class BackendContract(
     BringUpContract,
     WaitContract,
     LifecycleContract,
+    NodeFaultContract,
     FaultContract,
     ProbeContract,
     NetworkContract,

@@ -181,22 +181,23 @@ class Contract:
         return registry.get(self.backend).capabilities - self.lacking
 
 
-def requires(capability: Capability) -> Callable[[Test[Self, P]], Test[Self, P]]:
-    """The test needs a capability. On a backend without it the test proves that it says so.
+def requires(*needed: Capability) -> Callable[[Test[Self, P]], Test[Self, P]]:
+    """The test needs capabilities. On a backend without one of them the test proves that it says so.
 
-    There, the same steps must raise `NotSupported` that names the backend and the capability.
+    There, the same steps must raise `NotSupported` that names the backend and what is missing.
     """
 
     def decorate(test: Test[Self, P]) -> Test[Self, P]:
         @functools.wraps(test)
         async def checked(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-            if capability in self.capabilities:
+            missing = set(needed) - self.capabilities
+            if not missing:
                 await test(self, *args, **kwargs)
                 return
             with pytest.raises(NotSupported) as caught:
                 await test(self, *args, **kwargs)
             assert caught.value.backend == self.backend
-            assert caught.value.capability == capability
+            assert caught.value.capability in missing
 
         return checked
 

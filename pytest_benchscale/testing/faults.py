@@ -132,14 +132,14 @@ class FaultContract(Contract):
                 numbers = [int(await anext(reader.stdout)) for _ in range(5)]
         assert numbers == list(range(last + 1, last + 6))
 
-    @requires(Capability.PARTITIONS)
+    @requires(Capability.PARTITIONS, Capability.STOP)
     async def test_a_partition_outlasts_a_restart(self, pair: Lab) -> None:
         async with pair.partition({"alpha"}, {"beta"}):
             await pair["beta"].restart()
             assert await pair.reachability() == NONE
         assert await pair.reachability() == ALL
 
-    @requires(Capability.PARTITIONS)
+    @requires(Capability.PARTITIONS, Capability.STOP)
     async def test_a_node_may_end_in_a_partition(self, pair: Lab) -> None:
         async with pair.partition({"alpha"}, {"beta"}):
             await pair["beta"].kill()
@@ -163,7 +163,7 @@ class FaultContract(Contract):
             assert not pair.faults.active
         assert await pair.reachability() == ALL
 
-    @requires(Capability.PARTITIONS)
+    @requires(Capability.PARTITIONS, Capability.STOP)
     async def test_a_partition_with_nothing_to_cut_is_an_error(self, pair: Lab) -> None:
         await pair["beta"].stop()
         try:
@@ -244,7 +244,7 @@ class FaultContract(Contract):
                 assert await self._rate(beta, alpha) == pytest.approx(4750, rel=0.1)
             assert await self._rate(beta, alpha) > 25_000
 
-    @requires(Capability.CONDITIONS)
+    @requires(Capability.CONDITIONS, Capability.STOP)
     @needs_python
     async def test_conditions_that_were_set_stay_over_a_restart_until_they_are_taken_back(
         self, pair: Lab

@@ -26,6 +26,11 @@ HEAVY = {
     "test_odd_names_are_kept",
     "test_cancelling_kills_inside_the_node[200 children]",
     "test_many_processes_run_side_by_side",
+    # They boot a machine again.
+    "test_a_node_may_end_in_a_partition",
+    "test_a_partition_outlasts_a_restart",
+    "test_a_partition_with_nothing_to_cut_is_an_error",
+    "test_conditions_that_were_set_stay_over_a_restart_until_they_are_taken_back",
 }
 
 

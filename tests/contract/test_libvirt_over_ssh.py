@@ -6,6 +6,7 @@ One machine serves all tests.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from pytest_benchscale.backends.libvirt.connection import connect
 from pytest_benchscale.backends.libvirt.console import Console
 from pytest_benchscale.backends.libvirt.remote import routes_at, way_to
 from pytest_benchscale.backends.libvirt.storage import Storage
-from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
+from pytest_benchscale.errors import BackendUnavailable, LabError
 from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.topology.loader import load_text
 from tests.contract.loopback_sshd import LoopbackSshd, serving
@@ -98,9 +99,13 @@ async def test_a_way_that_was_cut_is_taken_again(lab: Lab, sshd: LoopbackSshd) -
     assert lab["machine"].status is NodeStatus.RUNNING
 
 
-async def test_links_of_another_machine_are_not_ours(lab: Lab) -> None:
-    with pytest.raises(NotSupported, match="another machine"):
-        await lab._context.backend.links("machine")
+async def test_conditions_act_on_taps_of_the_daemons_machine(lab: Lab) -> None:
+    links = await lab._context.portal.call(lab._context.backend.links, "machine")
+    before = at(links["lan"].device)
+    async with lab["machine"].impair(bandwidth_kbps=1000, attest=False):
+        assert "clsact" in at(links["lan"].device)
+        assert (await lab["machine"].exec("echo there")).stdout == "there\n"
+    assert at(links["lan"].device) == before
 
 
 async def test_an_existing_machine_is_reached_through_the_daemons(
@@ -118,6 +123,13 @@ async def test_an_existing_machine_is_reached_through_the_daemons(
         transport: Any = existing._context.backend.transport("there")
         assert transport._connections.login.through is not None
     assert domain.isActive()
+
+
+def at(device: str) -> str:
+    """Return what acts on a device of this machine."""
+    return subprocess.run(
+        ["tc", "qdisc", "show", "dev", device], capture_output=True, text=True, check=True
+    ).stdout
 
 
 @boots_more

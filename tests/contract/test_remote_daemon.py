@@ -200,6 +200,30 @@ def remote(request: pytest.FixtureRequest) -> str:
     return url
 
 
+async def test_nodes_of_a_remote_daemon_are_measured_by_what_they_have(remote):
+    both = {"one": ["two"], "two": ["one"]}
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        for _ in range(2):
+            matrix = await lab.probe(count=2)
+            assert matrix.reachability() == both
+            assert [(path.answered, path.delivered) for path in matrix] == [(2, 2)] * 2, str(matrix)
+        await lab["two"].stop()
+        assert await lab.reachability() == {"one": [], "two": []}
+        await lab["two"].start()
+        assert (await lab.probe(patience=10)).reachability() == both
+
+
+async def test_a_container_without_python_is_measured_by_its_ping(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        await lab["one"].exec("rm -f /usr/bin/python3*", check=True)
+        matrix = await lab.probe(count=2)
+        assert matrix.reachability() == {"one": ["two"], "two": ["one"]}
+        assert [(path.answered, path.delivered) for path in matrix] == [(2, None)] * 2, str(matrix)
+        await lab["one"].exec("rm -f $(command -v ping)", check=True)
+        with pytest.raises(LabError, match="'one' cannot be measured from: it has no python3, and"):
+            await lab.probe()
+
+
 async def test_a_lab_lives_on_a_remote_daemon(remote, tmp_path):
     (tmp_path / "tree/deep").mkdir(parents=True)
     (tmp_path / "tree/deep/file").write_text("content")

@@ -135,9 +135,19 @@ async def test_who_commands_it_over_the_same_device_is_spared(machine: Machine) 
     lab = machine.open(by_lan=True)
     assert (await link(lab)).spare == {OTHER}
     await change(lab, NOTHING, SLOW)
+    await machine.other.exec("ip neigh flush dev eth0", check=True)
     started = time.monotonic()
     assert len((await lab["machine"].exec("head -c 200000 /dev/zero")).stdout_bytes) == 200_000
     assert time.monotonic() - started < 5  # at 64 kbit/s it would take 25 s
+
+
+async def test_the_search_for_neighbours_is_spared_with_who_commands_it(machine: Machine) -> None:
+    lab = machine.open(by_lan=True)
+    await change(lab, NOTHING, SLOW)
+    nobody = "import socket; socket.create_connection(('10.232.0.99', 80), timeout=1)"
+    assert not (await lab["machine"].exec(["python3", "-c", nobody])).ok
+    queue = await machine.node.exec("tc -s qdisc show dev eth0-q0", check=True)
+    assert "Sent 0 bytes 0 pkt" in queue.stdout
 
 
 async def test_who_commands_it_over_another_device_is_not_looked_at(machine: Machine) -> None:

@@ -16,6 +16,7 @@ __all__ = ["CAPABILITIES", "Ability", "ability_of", "not_enforced", "refuse_volu
 
 CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.CONDITIONS,

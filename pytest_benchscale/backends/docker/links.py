@@ -21,7 +21,7 @@ from pytest_benchscale.backends.docker.entered import enter
 from pytest_benchscale.backends.docker.helper import HelpedConduit, Helper
 from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
-from pytest_benchscale.backends.program_echoes import ProgramEchoes
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.errors import BackendUnavailable, NodeDied
 from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side
@@ -41,6 +41,7 @@ class Access:
         self._enters = of_this_kernel and routes.can_be_set(containers.engine)
         self._name = containers.engine.name
         self._helper = Helper(containers)
+        self._programs: dict[str, Programs] = {}
         self._limit = anyio.CapacityLimiter(_AT_ONCE)
 
     async def has_netem(self) -> bool:
@@ -83,7 +84,7 @@ class Access:
             return None
         _require_alive(node)
         assert node.transport is not None  # noqa: S101  it is alive
-        return ProgramEchoes(node.plan.name, node.transport)
+        return ProgramEchoes(Programs.of(self._programs, node.plan.name, node.transport))
 
     async def _links(self, node: DockerNode, fate: Fate) -> Mapping[str, Link]:
         _require_alive(node)

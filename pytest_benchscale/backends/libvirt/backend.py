@@ -32,7 +32,7 @@ from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
-from pytest_benchscale.backends.program_echoes import ProgramEchoes
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
@@ -44,6 +44,8 @@ __all__ = ["LibvirtBackend"]
 
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
+        Capability.CLOCK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.CONDITIONS,
@@ -67,6 +69,7 @@ class LibvirtBackend:
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self) -> None:
+        self._programs: dict[str, Programs] = {}
         self._connection: Connection | None = None
         self._lab: LibvirtLab | None = None
         self._vigil: Vigil | None = None
@@ -226,7 +229,7 @@ class LibvirtBackend:
         """Have a program measure from within; what cannot run one now, since it is paused, gets none."""
         if self._node(name).status is NodeStatus.PAUSED:
             return None
-        return ProgramEchoes(name, self.transport(name))
+        return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""

@@ -27,7 +27,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
-from pytest_benchscale.backends.program_echoes import ProgramEchoes
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.backends.ssh.conduit import MachineConduit
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
 from pytest_benchscale.backends.ssh.links import MachineLinks
@@ -71,6 +71,7 @@ class SshBackend:
     )
 
     def __init__(self) -> None:
+        self._programs: dict[str, Programs] = {}
         self._plan: LabPlan | None = None
         self._machines: dict[str, _Machine] = {}
 
@@ -193,7 +194,7 @@ class SshBackend:
 
     async def echoes(self, name: str) -> Echoes | None:
         """Have a program measure from within."""
-        return ProgramEchoes(name, self.transport(name))
+        return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""

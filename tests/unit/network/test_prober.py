@@ -74,7 +74,6 @@ def test_the_program_measures_and_tells() -> None:
     ) as program:
         assert program.stdin is not None
         assert program.stdout is not None
-        assert json.loads(program.stdout.readline()) == {"ready": True}
         order = {
             "token": TOKEN.hex(),
             "paths": {"7": "127.0.0.1", "9": "::1"},
@@ -82,15 +81,18 @@ def test_the_program_measures_and_tells() -> None:
             "interval": 0.001,
             "patience": 5.0,
         }
-        program.stdin.write(json.dumps(order) + "\n")
-        program.stdin.flush()
-        assert json.loads(program.stdout.readline()) == {"sent": True}
+        answers = []
+        for line in 2 * (json.dumps(order), "{}", "{}"):
+            program.stdin.write(line + "\n")
+            program.stdin.flush()
+            answers.append(json.loads(program.stdout.readline()))
         program.stdin.close()
-        report = json.loads(program.stdout.readline())
     assert program.returncode == 0
-    assert len(report["rtts"]["7"]) == 3
-    assert all(0 < seconds < 5 for seconds in report["rtts"]["7"])
-    assert report["arrived"]["7"] == 3
+    for ready, sent, report in (answers[:3], answers[3:]):
+        assert (ready, sent) == ({"ready": True}, {"sent": True})
+        assert len(report["rtts"]["7"]) == 3
+        assert all(0 < seconds < 5 for seconds in report["rtts"]["7"])
+        assert report["arrived"]["7"] == 3
 
 
 @needs_raw_sockets
@@ -103,7 +105,7 @@ def test_the_program_ends_when_nobody_orders_anything() -> None:
         timeout=30,
         check=False,
     )
-    assert json.loads(done.stdout) == {"ready": True}
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @needs_raw_sockets

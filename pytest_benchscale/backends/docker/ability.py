@@ -6,13 +6,32 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_benchscale.backends.base import LabPlan
+from pytest_benchscale.backends.base import Capability, LabPlan
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["Ability", "ability_of", "not_enforced", "refuse_volumes_elsewhere"]
+__all__ = ["CAPABILITIES", "Ability", "ability_of", "not_enforced", "refuse_volumes_elsewhere"]
+
+CAPABILITIES = frozenset(
+    {
+        Capability.FULL_DISK,
+        Capability.PAUSE,
+        Capability.STOP,
+        Capability.CONDITIONS,
+        Capability.PARTITIONS,
+        Capability.MEMORY_LIMIT,
+        Capability.CPU_LIMIT,
+        Capability.INTERNET,
+        Capability.PUBLISHED_PORTS,
+        Capability.VOLUMES,
+        Capability.MAIN_COMMAND,
+        Capability.USERS,
+        Capability.PLATFORM,
+        Capability.LOG_TIMES,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

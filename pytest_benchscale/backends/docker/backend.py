@@ -25,6 +25,7 @@ from pytest_benchscale.backends.base import (
 )
 from pytest_benchscale.backends.docker import connection, failures, images, routes, subnets
 from pytest_benchscale.backends.docker.ability import (
+    CAPABILITIES,
     Ability,
     ability_of,
     not_enforced,
@@ -55,24 +56,6 @@ from pytest_benchscale.transports.container.client import ContainerTransport
 
 __all__ = ["DockerBackend"]
 
-_CAPABILITIES = frozenset(
-    {
-        Capability.FULL_DISK,
-        Capability.PAUSE,
-        Capability.STOP,
-        Capability.CONDITIONS,
-        Capability.PARTITIONS,
-        Capability.MEMORY_LIMIT,
-        Capability.CPU_LIMIT,
-        Capability.INTERNET,
-        Capability.PUBLISHED_PORTS,
-        Capability.VOLUMES,
-        Capability.MAIN_COMMAND,
-        Capability.USERS,
-        Capability.PLATFORM,
-        Capability.LOG_TIMES,
-    }
-)
 _FATE_SECONDS = 10.0
 _GONE = 404
 _JUST_NOW = "a network that is made or removed just now has it"
@@ -84,7 +67,7 @@ class DockerBackend:
 
     name: ClassVar[str] = "docker"
     links_outlive_nodes: ClassVar[bool] = False
-    capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
+    capabilities: ClassVar[frozenset[Capability]] = CAPABILITIES
     dialect: ClassVar[Dialect] = DOCKER
 
     last_ability: ClassVar[Ability] = Ability()

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from pytest_benchscale.network.kernel import has_netem
 
 from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.backends.kernel import has_netem

@@ -18,6 +18,10 @@ __all__ = ["Group", "Partition", "cut_of", "pairs_of"]
 
 Group = Collection[str]
 
+_MOST_PAIRS = (
+    300  # are measured: the kernel remembers about 1,000 neighbours, of all nodes together
+)
+
 
 class Partition(Fault):
     """Nothing that the first node of a pair sends reaches the second; see `Lab.partition`."""
@@ -56,7 +60,9 @@ class Partition(Fault):
 
     async def _see_what_is_there(self, witness: Witness) -> None:
         """Remember which of the pairs reach each other; a cut of none would prove nothing."""
-        open_pairs = [pair for pair in self.pairs if not self._states.is_cut(pair, self.network)]
+        open_pairs = _sample(
+            [pair for pair in self.pairs if not self._states.is_cut(pair, self.network)]
+        )
         if not open_pairs:
             return  # other faults have cut all of it
         matrix = await witness.until_reached(open_pairs, self.network, witness.a_moment)
@@ -187,6 +193,21 @@ def _together(sets: Sequence[Sequence[str]], *, overlapping: bool) -> set[frozen
 
 def _wrong(brief: str, resolution: str | None = None) -> LabError:
     return LabError(brief, step="partition", resolution=resolution)
+
+
+def _sample(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs; of very many a part that has every receiver, at whose end the cut is made."""
+    if len(pairs) <= _MOST_PAIRS:
+        return list(pairs)
+    of_receiver: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        of_receiver[pair[1]].append(pair)
+    share = max(1, _MOST_PAIRS // len(of_receiver))
+    return [
+        pair
+        for theirs in of_receiver.values()
+        for pair in theirs[:: max(1, len(theirs) // share)][:share]
+    ]
 
 
 def _words(pairs: Sequence[Pair]) -> str:

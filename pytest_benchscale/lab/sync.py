@@ -11,9 +11,9 @@ from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
 from pytest_benchscale.lab.background import SyncBackground
 from pytest_benchscale.lab.fault import faulty
-from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
+from pytest_benchscale.lab.network_faults import SyncNetworkFaults
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.node_faults import SyncNodeFaults
 from pytest_benchscale.lab.portal import blocking
@@ -24,7 +24,7 @@ from pytest_benchscale.topology.model import NodeSpec, Topology
 __all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
 
 
-class SyncLab(SyncBackground):
+class SyncLab(SyncNetworkFaults, SyncBackground):
     """A lab without `await`; see `Lab`."""
 
     def __init__(self, lab: Lab) -> None:
@@ -64,17 +64,6 @@ class SyncLab(SyncBackground):
         return self._wrapped.networks
 
     exec = blocking(Lab.exec)
-    heal = blocking(Lab.heal)
-    probe = blocking(Lab.probe)
-    reachability = blocking(Lab.reachability)
-
-    @property
-    def faults(self) -> FaultLog:
-        """The faults that were made, oldest first."""
-        return self._wrapped.faults
-
-    partition = faulty(Lab.partition)
-    impair = faulty(Lab.impair)
 
 
 class SyncNode(SyncNodeFaults):

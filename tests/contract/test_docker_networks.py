@@ -15,9 +15,11 @@ import pytest
 
 from pytest_benchscale import Lab, LabError
 from pytest_benchscale.backends.docker.backend import DockerBackend
-from pytest_benchscale.errors import SubnetTaken
+from pytest_benchscale.errors import NodeDied, SubnetTaken
+from pytest_benchscale.lab.plan import mac_of
 from pytest_benchscale.lab.portal import Portal
 from pytest_benchscale.network import kernel_routes
+from pytest_benchscale.network.link import Side
 from tests.contract.docker_labs import daemon, networks, opened, topology
 from tests.daemons.images import reference
 
@@ -112,18 +114,50 @@ async def test_a_name_that_nobody_has_is_refused_soon():
         assert time.monotonic() - begun < 4
 
 
-async def test_the_links_of_a_node_are_devices_of_this_machine():
+async def test_devices_have_the_planned_macs_also_after_a_start():
+    async with opened(FOUR) as lab:
+        for _ in range(2):
+            for node in lab.nodes.values():
+                for name, device in node.interfaces.items():
+                    mac = await node.read_text(f"/sys/class/net/{device}/address")
+                    assert mac.strip() == mac_of(node.name, name)
+            assert (await lab["all"].exec(["ping", "-c1", "-W2", "backwards"])).ok
+            await lab["all"].restart()
+
+
+async def test_the_links_of_a_node_are_its_own_devices():
     async with opened(FOUR) as lab:
         backend = lab["all"]._machine.context.backend
-        found = await lab.portal.call(backend.links, "all")
-        assert list(found) == list(lab["all"].interfaces)
-        for name, device in found.items():
-            index = int(Path(f"/sys/class/net/{device}/iflink").read_text())
-            inside = lab["all"].interfaces[name]
-            text = await lab["all"].read_text(f"/sys/class/net/{inside}/ifindex")
-            assert int(text) == index
-            bridge = Path(f"/sys/class/net/{device}/master").resolve().name
-            assert bridge == lab.networks[name].bridge
+        for _ in range(2):
+            found = await lab.portal.call(backend.links, "all")
+            assert {name: link.device for name, link in found.items()} == lab["all"].interfaces
+            assert {link.side for link in found.values()} == {Side.INSIDE}
+            again = await lab.portal.call(backend.links, "all")
+            assert again == found
+            await lab["all"].restart()
+            anew = await lab.portal.call(backend.links, "all")
+            assert not {link.conduit for link in anew.values()} & {
+                link.conduit for link in found.values()
+            }
+        await lab["all"].stop()
+        with pytest.raises(NodeDied, match="all"):
+            await lab.portal.call(backend.links, "all")
+
+
+async def test_a_partition_cuts_addresses_that_no_plan_knows_too():
+    text = """
+        networks: [{name: lan}, {name: six, subnet: "fd00:77:1::/64"}]
+        nodes: [{name: a}, {name: b}]
+        """
+    async with opened(text) as lab:
+        device = lab["b"].interfaces["six"]
+        # Docker adds an address of IPv4 on a network of IPv6.
+        shown = await lab["b"].exec(f"ip -o -4 address show dev {device}", check=True)
+        ping = ["ping", "-c1", "-W1", shown.stdout.split()[3].partition("/")[0]]
+        assert (await lab["a"].exec(ping)).ok
+        async with lab.partition({"a"}, {"b"}):
+            assert not (await lab["a"].exec(ping)).ok
+        assert (await lab["a"].exec(ping)).ok
 
 
 async def test_a_container_of_the_users_own_on_a_lab_network_is_left_alone_and_named(api):

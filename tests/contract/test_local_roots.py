@@ -249,3 +249,24 @@ def test_the_machines_own_ports_are_out_of_reach(host_root: Lab) -> None:
         port = server.getsockname()[1]
         code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 1)"
         assert "refused" in host_root.sync["a"].exec(["python3", "-c", code]).stderr
+
+
+def test_what_was_mounted_beneath_a_root_may_be_gone_when_a_node_starts(tmp_path: Path) -> None:
+    # As the root of a container is that ended after the lab had looked: in a mount namespace of its own.
+    program = f"""
+import os, subprocess
+from pytest_benchscale.backends.local import rootfs
+lower, point, scratch = "{tmp_path}/lower", "{tmp_path}/lower/merged", "{tmp_path}/scratch"
+for directory in (lower + "/etc", point, scratch):
+    os.makedirs(directory)
+for directory in (point, scratch):
+    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+layout = rootfs.survey(lower, scratch + "/image")
+assert "merged" in [layer.target for layer in layout.layers]
+subprocess.run(["umount", point], check=True)
+os.rmdir(point)
+print(os.listdir(rootfs.mount_layers(layout, scratch + "/node", {{"hosts": ""}}) + "/etc"))
+"""
+    unshare = ["unshare", "--map-root-user", "--mount", sys.executable, "-c", program]
+    run = subprocess.run(unshare, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stdout) == (0, "['hosts']\n"), run.stderr

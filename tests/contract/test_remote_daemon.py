@@ -297,6 +297,17 @@ async def test_a_node_is_cut_off_by_a_container_beside_it(remote):
         assert await helpers(lab) == []
 
 
+async def test_a_partition_is_attested_and_outlasts_a_restart(over_tcp):
+    cut: dict[str, list[str]] = {"one": [], "two": []}
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        async with lab.partition({"one"}, {"two"}):
+            assert await lab.reachability() == cut
+            await lab["two"].restart()
+            assert await lab.reachability() == cut
+        assert await lab.reachability() == {"one": ["two"], "two": ["one"]}
+        assert await helpers(lab) == []
+
+
 async def test_a_rate_is_set_by_a_container_beside_the_node(over_tcp):
     slow = LinkState(figures=Figures(bandwidth_kbps=1000))
     async with Lab.open(load_text(PAIR), backend="docker") as lab:

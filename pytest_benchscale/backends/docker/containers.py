@@ -119,9 +119,11 @@ class Containers:
                     if await self._settle_macs(plan, state["Pid"]) or again:
                         await announce(state["Pid"], plan.interfaces)
         node.started(state)
-        if plan.spec.command:
+        # Whom it was not to hear it hears until that is applied again: then there is no time to lose.
+        if plan.spec.command and not node.lost_links:
             with anyio.move_on_after(_AT_ONCE_SECONDS):
                 await node.ended.wait()
+        node.lost_links = False
         if not node.is_alive:
             raise await self._ended_at_once(node, (await self.inspect(container))["State"])
 

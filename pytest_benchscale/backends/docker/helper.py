@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
-import io
 import os
-import tarfile
 import uuid
 from collections.abc import Sequence
 
@@ -39,7 +37,7 @@ _ADVICE = (
 _DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PLACES = {tool: tuple(f"{place}/{tool}" for place in _DIRECTORIES) for tool in ("tc", "ip")}
 _SHELL = "/bin/sh"
-_FILES = "benchscale"  # a directory in the helper
+_LONGEST = 64 * 1024  # characters of an argument; Linux takes twice as many
 _NO_TOOL = 127  # what a shell ends with when a command is not there
 _SIGNS = {"qdisc kind is unknown": errno.ENOENT, "Cannot find device": errno.ENODEV}
 _ANSWERS = "RTNETLINK answers: "
@@ -113,7 +111,6 @@ class Helper:
         )
         try:
             container = await errand.identifier()
-            await self._engine.call(client.put_archive, container, "/", _archive(commands))
             await self._start(image, container)
             code = (await self._engine.call(client.wait, container))["StatusCode"]
             words = await self._engine.call(client.logs, container) if code else b""
@@ -147,9 +144,6 @@ class Helper:
         return all([await self._engine.call(look, places) for places in _PLACES.values()])
 
     def _config(self, image: str, network: str, commands: Sequence[Batch]) -> dict[str, object]:
-        script = " && ".join(
-            f"{' '.join(argv)} </{_FILES}/{number}" for number, (argv, _) in enumerate(commands)
-        )
         logging = {
             "Type": self._dialect.log_driver,
             "Config": dict(self._dialect.log_options),
@@ -158,7 +152,7 @@ class Helper:
             "Image": image,
             "User": "0:0",
             "Entrypoint": [],
-            "Cmd": [_SHELL, "-c", f"PATH=$PATH:{':'.join(_DIRECTORIES)}; {script}"],
+            "Cmd": _command(commands),
             "Healthcheck": {"Test": ["NONE"]},
             "Labels": dict(self._labels),
             "HostConfig": {
@@ -213,16 +207,21 @@ class HelpedConduit:
             raise self._error
 
 
-def _archive(commands: Sequence[Batch]) -> bytes:
-    """Return a tar file with what each command reads."""
-    written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w") as archive:
-        for number, (_, text) in enumerate(commands):
-            data = text.encode()
-            entry = tarfile.TarInfo(f"{_FILES}/{number}")
-            entry.size, entry.mode = len(data), 0o644
-            archive.addfile(entry, io.BytesIO(data))
-    return written.getvalue()
+def _command(commands: Sequence[Batch]) -> list[str]:
+    """Return a command that runs others; what each of them reads is among its arguments.
+
+    So a helper takes no more requests than any container: each is slow where the daemon is far away.
+    """
+    parts: list[str] = []
+    words: list[str] = []
+    for argv, text in commands:
+        places = []
+        for start in range(0, len(text), _LONGEST):
+            words.append(text[start : start + _LONGEST])
+            places.append(f'"${{{len(words)}}}"')
+        parts.append(f"printf %s {' '.join(places)} | {' '.join(argv)}")
+    script = f"PATH=$PATH:{':'.join(_DIRECTORIES)}; {' && '.join(parts)}"
+    return [_SHELL, "-c", script, _SHELL, *words]
 
 
 def _error(image: str, code: int, words: str) -> OSError:

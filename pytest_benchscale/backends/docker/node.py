@@ -47,6 +47,7 @@ class DockerNode:
         self.transport: ContainerTransport | None = None
         self.conduit: NodeConduit | None = None
         self.devices: Mapping[str, str] = {}
+        self.lost_links = False  # its last run has ended with something that acted on them
         self.linking = anyio.Lock()  # of whoever looks for the two
         self.log = Log()
         self.ports: Mapping[str, int] = {}
@@ -77,7 +78,7 @@ class DockerNode:
         The news of its end may have come before.
         """
         self._started = nanoseconds(state["StartedAt"])
-        self.pid = state["Pid"]
+        self.pid = state.get("Pid", 0)
         self.status, self.reason = NodeStatus.RUNNING, None
         self.ended = anyio.Event()
         if self._death >= self._started:
@@ -126,6 +127,7 @@ class DockerNode:
             transport.lost(error)
         conduit, self.conduit = self.conduit, None
         if conduit is not None:
+            self.lost_links = True
             conduit.lost(error)
 
 

@@ -50,6 +50,11 @@ class Layer:
         )
         self.target = target
 
+    def is_gone(self) -> bool:
+        """Whether this was beneath the root and has been removed since, as a container's root is."""
+        source = _first_lower(self.lower) if self.kind == "overlay" else self.lower
+        return bool(self.target and source) and not os.path.lexists(source)
+
 
 class Layout:
     """How to mount one root directory for any node of the lab."""
@@ -97,24 +102,35 @@ def mount_layers(layout: Layout, node: str, etc: dict[str, str]) -> str:
         mount(root, root, None, MS_BIND)
         _make_entries(layout, root)
     for number, layer in enumerate(layout.layers):
-        target = f"{root}/{layer.target}" if layer.target else root
-        if layer.kind == "overlay":
-            upper, work = f"{node}/upper{number}", f"{node}/work{number}"
-            if not os.path.isdir(upper):
-                os.mkdir(upper)
-                os.mkdir(work)
-                lower = _first_lower(layer.lower)
-                os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
-                seeded = _seed(upper, lower, layer.target, etc) or seeded
-            _mount_overlay(layer.lower, upper, work, target, layout.options)
-        elif layer.kind == "readonly":
-            bind_read_only(layer.lower, target)
-        elif layer.kind == "tmpfs":
-            mount("tmpfs", target, "tmpfs", MS_NODEV | MS_NOSUID, "mode=755")
+        try:
+            seeded = _mount_layer(layer, number, layout.options, node, etc) or seeded
+        except FileNotFoundError:
+            if not layer.is_gone():
+                raise
     if not seeded:
         os.makedirs(f"{root}/etc", exist_ok=True)
         _write_files(f"{root}/etc", etc)
     return root
+
+
+def _mount_layer(layer: Layer, number: int, options: str, node: str, etc: dict[str, str]) -> bool:
+    """Mount one layer of a node's root; return whether the files of /etc were put into it."""
+    target = f"{node}/root/{layer.target}" if layer.target else f"{node}/root"
+    seeded = False
+    if layer.kind == "overlay":
+        upper, work = f"{node}/upper{number}", f"{node}/work{number}"
+        if not os.path.isdir(upper):
+            os.mkdir(upper)
+            os.mkdir(work)
+            lower = _first_lower(layer.lower)
+            os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
+            seeded = _seed(upper, lower, layer.target, etc)
+        _mount_overlay(layer.lower, upper, work, target, options)
+    elif layer.kind == "readonly":
+        bind_read_only(layer.lower, target)
+    elif layer.kind == "tmpfs":
+        mount("tmpfs", target, "tmpfs", MS_NODEV | MS_NOSUID, "mode=755")
+    return seeded
 
 
 def _seed(upper: str, lower: str, target: str, etc: dict[str, str]) -> bool:
@@ -203,7 +219,10 @@ def _submounts(lower: str, scratch: str, options: str) -> list[Layer]:
             continue
         if not os.access(point, os.R_OK | os.X_OK):
             continue
-        works = _overlay_works([point], scratch, options)
+        try:
+            works = _overlay_works([point], scratch, options)
+        except FileNotFoundError:  # unmounted and removed meanwhile
+            continue
         layers.append(
             Layer("overlay", _escape(point), target) if works else Layer("readonly", point, target)
         )

@@ -1,0 +1,47 @@
+"""Rates, by what arrives: of TCP, and over a long way."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_benchscale import Lab
+from tests.netem.measuring import Table, agents, next_port, rate_of
+
+pytestmark = [pytest.mark.topology("rates.yaml", backend="local"), pytest.mark.asyncio]
+
+FRAMES = 1514 / 1448  # what a full frame of TCP is to its payload
+
+
+@pytest.mark.parametrize(
+    ("networks", "seconds", "skip"),
+    [(["slow", "middle", "fast"], 4.0, 1.0), (["far"], 5.0, 2.0)],
+    ids=["rates", "long way"],
+)
+async def test_tcp_gets_the_rate(
+    lab: Lab, table: Table, networks: list[str], seconds: float, skip: float
+) -> None:
+    ports = {network: next_port() for network in networks}
+    async with agents(lab, "a", "b") as (a, b):
+        flows = []
+        for network, port in ports.items():
+            where = {"address": str(lab["b"].addresses[network]), "port": port}
+            await b.ask("listen", name=network, kind="tcp", **where)
+            flows.append(where)
+        await a.ask("stream", flows=flows, seconds=seconds)
+        arrived = await b.ask("report", names=networks, quiet=0.3)
+    rates = {
+        network: rate_of(bins, skip) / 1e6 for network, bins in zip(networks, arrived, strict=True)
+    }
+    off = []
+    for network, payload in rates.items():
+        declared = {"slow": 1, "middle": 10, "fast": 100, "far": 10}[network]
+        name = "TCP, 50 ms each way" if network == "far" else "TCP"
+        table.add(
+            f"rate of {name}",
+            f"{declared} Mbit/s",
+            f"{payload * FRAMES:.2f} Mbit/s ({payload:.2f} of payload)",
+            "10 %",
+        )
+        if not 0.9 * declared <= payload * FRAMES <= 1.1 * declared:
+            off.append(network)
+    assert not off, rates

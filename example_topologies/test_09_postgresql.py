@@ -9,7 +9,8 @@ import pytest
 from pytest_benchscale import Lab, Node
 
 ON_LOCAL_WITHOUT_IMAGE = (
-    "config.getoption('benchscale_backend') == 'local' and not config.getoption('benchscale_image')"
+    "config.getoption('benchscale_backend') == 'local'"
+    " and 'postgres:15=' not in str(config.getoption('benchscale_image'))"
 )
 
 pytestmark = [

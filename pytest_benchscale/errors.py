@@ -7,6 +7,7 @@
     ├── LabError             a lab could not be brought up, used or torn down: node, step
     │   ├── FaultNotEffective  a fault was made and has no effect: what was measured
     │   ├── FaultNotHealed     a fault was taken back and is still there: what was measured
+    │   ├── InvariantViolated  what must always hold did not: since when, and under which faults
     │   ├── MachineMissing   a machine that is to be used is not there
     │   └── SubnetTaken      a network's subnet is somebody else's: subnet
     ├── NodeDied             a node ended although nobody asked it to
@@ -14,7 +15,7 @@
     ├── CommandTimeout       a command outlived its deadline: the result so far
     └── WaitTimeout          a wait outlived its deadline: the last state seen
 
-`GuestWarning` is a warning, not an error.
+`FaultWarning` and `GuestWarning` are warnings, not errors.
 
 Each says what happened (`brief`), what is known about it (`details`) and what to do (`resolution`);
 `str(error)` is the three of them, one below the other.
@@ -39,7 +40,9 @@ __all__ = [
     "CommandTimeout",
     "FaultNotEffective",
     "FaultNotHealed",
+    "FaultWarning",
     "GuestWarning",
+    "InvariantViolated",
     "LabError",
     "MachineMissing",
     "NodeDied",
@@ -157,6 +160,13 @@ class FaultNotHealed(LabError):
     """A fault was taken back, and measuring shows that it is still there; `details` is what was measured."""
 
 
+class InvariantViolated(LabError):
+    """What must always hold did not, for too long; `details` has the faults that were active meanwhile.
+
+    `__cause__` is what the check raised last, if anything.
+    """
+
+
 class MachineMissing(LabError):
     """The machine that a node's `existing` names is not there."""
 
@@ -230,6 +240,10 @@ class WaitTimeout(BenchscaleError):
         self.timeout = timeout
         self.last_state = last_state
         self.node = node
+
+
+class FaultWarning(UserWarning):
+    """A test has left faults behind, which were taken back at its end."""
 
 
 class GuestWarning(UserWarning):

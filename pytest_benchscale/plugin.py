@@ -21,48 +21,22 @@ if TYPE_CHECKING:
 
 SESSION = pytest.StashKey["LabSession"]()
 
-OPTIONS = (
-    ("backend", "NAME[,NAME...]", "run all labs on this backend; with several, once on each"),
-    ("missing", "fail|skip", "whether a missing backend or machine fails its tests (default)"),
-    ("keep", "never|failed|always", "which labs stay up after the session (default: never)"),
-    ("artifacts", "DIR", "leave each lab's topology, node logs and commands in this directory"),
-    ("timeout-scale", "N", "multiply the deadlines of labs, on a slow machine (default: 1)"),
-    ("conditions", "enforce|off", "whether network conditions are applied (default: enforce)"),
-    ("prepared", "use|off", "whether machines go on from an earlier one's first boot (default)"),
-    ("image", "NAME=REF", "run images of this name as the backend's own REF; may be repeated"),
-)
-INI_SETTINGS = (
-    ("backend", "string", "backend of the topologies that name none (default: auto)"),
-    ("topology_path", "paths", "where topology files are looked for that are not beside the test"),
-    ("presets", "paths", "files with further presets of network conditions"),
-)
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options and the ini settings; `lab.settings` knows what they may hold."""
-    group = parser.getgroup("benchscale", "labs of real machines (pytest-benchscale)")
-    for name, metavar, text in OPTIONS:
-        action = "append" if name == "image" else "store"
-        group.addoption(f"--benchscale-{name}", metavar=metavar, action=action, help=text)
-    for name, kind, text in INI_SETTINGS:
-        parser.addini(f"benchscale_{name}", text, type=kind)  # type: ignore[arg-type]  # a Literal
+    from pytest_benchscale import options
+
+    options.add_to(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marks; check the configuration, where there is any."""
-    from pytest_benchscale import marks
+    from pytest_benchscale import marks, options
 
     for line in marks.HELP:
         config.addinivalue_line("markers", line)
-    if any(_configuration(config).values()):
+    if any(options.given(config).values()):
         _session(config)
-
-
-def _configuration(config: pytest.Config) -> dict[str, Any]:
-    names = [name.replace("-", "_") for name, *_ in OPTIONS]
-    options = {name: config.getoption(f"benchscale_{name}") for name in names}
-    settings = {f"ini_{name}": config.getini(f"benchscale_{name}") for name, *_ in INI_SETTINGS}
-    return options | settings
 
 
 def _session(config: pytest.Config) -> LabSession:
@@ -72,14 +46,14 @@ def _session(config: pytest.Config) -> LabSession:
         pytest.UsageError: the configuration is wrong.
     """
     if SESSION not in config.stash:
-        from pytest_benchscale import reporting
+        from pytest_benchscale import options, reporting
         from pytest_benchscale.errors import BenchscaleError
         from pytest_benchscale.lab.session import LabSession
         from pytest_benchscale.lab.settings import Settings
 
         try:
             settings = Settings.parse(
-                config.rootpath, config.invocation_params.dir, **_configuration(config)
+                config.rootpath, config.invocation_params.dir, **options.given(config)
             )
         except BenchscaleError as error:
             raise _usage_error(error) from None
@@ -179,6 +153,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         item.config.stash[SESSION].begin_test()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Remember the faults that the test's fixtures have made: they are theirs to take back."""
+    if labs := item.config.stash.get(SESSION, None):
+        labs.begin_call()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Take back the faults that a test has left, after its fixtures had their turn, and warn of it."""
+    result = yield
+    if (labs := item.config.stash.get(SESSION, None)) and (warning := labs.heal(item.nodeid)):
+        item.warn(warning)
+    return result
+
+
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab of the test's topology: its running nodes by name, as in `lab["server"]`."""
@@ -240,8 +231,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     """Show what the tests' own results do not: skips for want of something, failed teardowns."""
     if SESSION not in config.stash:
         return
+    from pytest_benchscale import reporting
+
     quiet = config.get_verbosity() < 0
-    for title, lines in config.stash[SESSION].outcome.sections(quiet=quiet):
-        terminalreporter.section(f"benchscale: {title}")
-        for line in lines:
-            terminalreporter.line(line)
+    reporting.show(terminalreporter, config.stash[SESSION].outcome.sections(quiet=quiet))

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ import pytest
 import pytest_benchscale
 from pytest_benchscale.errors import BenchscaleError
 
-__all__ = ["ProgressLine", "give_up", "prepare"]
+__all__ = ["ProgressLine", "give_up", "prepare", "show"]
 
 _MACHINERY = (pytest_benchscale, anyio, asyncio, concurrent.futures, contextlib, threading)
 _PLACES = tuple(
@@ -77,6 +77,14 @@ class ProgressLine:
         else:
             with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
                 yield terminal
+
+
+def show(terminal: Any, sections: Iterable[tuple[str, Iterable[str]]]) -> None:
+    """Show sections, each a title and its lines, at the end of a run."""
+    for title, lines in sections:
+        terminal.section(f"benchscale: {title}")
+        for line in lines:
+            terminal.line(line)
 
 
 def prepare(call: pytest.CallInfo[None], item: pytest.Item) -> None:

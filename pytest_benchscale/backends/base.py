@@ -58,6 +58,8 @@ class Capability(StrEnum):
     USERS = "commands as another user"
     PLATFORM = "a choice of platform"
     LOG_TIMES = "the times of log lines"
+    FULL_DISK = "full disks"
+    CLOCK = "clocks of its nodes' own"
     KEEP = "keeping a lab after the session"
 
 

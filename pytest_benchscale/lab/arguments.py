@@ -10,7 +10,16 @@ from typing import TypedDict
 
 from pytest_benchscale.transports.base import Command
 
-__all__ = ["CommandLike", "ExecOptions", "build_command", "check_timeout", "encode", "node_path"]
+__all__ = [
+    "CommandLike",
+    "ExecOptions",
+    "build_command",
+    "check_timeout",
+    "encode",
+    "is_number",
+    "is_whole",
+    "node_path",
+]
 
 CommandLike = str | Sequence[str | os.PathLike[str]]
 
@@ -87,6 +96,16 @@ def node_path(path: str | PurePath) -> str:
     if not text:
         raise ValueError("the path is empty")
     return text
+
+
+def is_number(value: object) -> bool:
+    """Return whether a figure from outside is a finite number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: object) -> bool:
+    """Return whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _environment(env: Mapping[str, str]) -> Mapping[str, str]:

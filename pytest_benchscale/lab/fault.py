@@ -6,7 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self
+from typing import Any, ClassVar, Concatenate, ParamSpec, Self
 
 import anyio
 
@@ -28,6 +28,8 @@ class Fault(ABC):
 
     `what` tells in words what it is. Until it has ended, it is in the lab's `standing` ones.
     """
+
+    deadline: ClassVar[float] = DEADLINE
 
     def __init__(self, context: LabContext, what: str) -> None:
         self.what = what
@@ -71,7 +73,7 @@ class Fault(ABC):
         self._record = self._context.faults.begin(self.what)
         self._context.standing[self] = None
         try:
-            with anyio.fail_after(self._context.scaled(DEADLINE)):
+            with anyio.fail_after(self._context.scaled(self.deadline)):
                 await self._make()
         except BaseException as exc:
             try:
@@ -93,7 +95,10 @@ class Fault(ABC):
         if not self.is_active or self._record is None:
             return
         try:
-            with anyio.CancelScope(shield=True), anyio.fail_after(self._context.scaled(DEADLINE)):
+            with (
+                anyio.CancelScope(shield=True),
+                anyio.fail_after(self._context.scaled(self.deadline)),
+            ):
                 await self._take_back()
         except TimeoutError:
             raise self._late("taken back") from None
@@ -128,7 +133,7 @@ class Fault(ABC):
             exc.add_note(f"and afterwards: {error}")  # what the test has found comes first
 
     def _late(self, what: str) -> LabError:
-        seconds = self._context.scaled(DEADLINE)
+        seconds = self._context.scaled(self.deadline)
         return FaultNotHealed(f"'{self.what}' was not {what} after {seconds:g} s", step="fault")
 
 

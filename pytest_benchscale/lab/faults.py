@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.lab.context import LabContext
+from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.impairment import Impairment, require_conditions, stated_of
-from pytest_benchscale.lab.link_states import LinkStates, Worse
+from pytest_benchscale.lab.link_states import Attachment, LinkStates, Stated, Worse
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.partition import Group, Partition, pairs_of
 from pytest_benchscale.lab.witness import Witness
 from pytest_benchscale.topology.conditions import Figures
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["Faults"]
+__all__ = ["Faults", "Standing"]
+
+
+class Standing(NamedTuple):
+    """What acts on a lab beside what its file declares: faults, and conditions that were set."""
+
+    faults: frozenset[Fault]
+    settings: Mapping[Attachment, Stated]
 
 
 class Faults:
@@ -120,30 +129,39 @@ class Faults:
                 self.links.set(link, wanted)
         await self.links.apply([node])
 
-    async def heal(self) -> list[str]:
+    def standing(self) -> Standing:
+        """Return what acts on the lab now beside what its file declares."""
+        return Standing(frozenset(self._context.standing), self.links.settings())
+
+    async def heal(self, kept: Standing | None = None) -> list[str]:
         """Take back every fault, the newest first, and what was set; return what was there, in words.
+
+        What is `kept` stays as it is.
 
         Raises:
             LabError: a fault could not be taken back; the others were.
         """
         __tracebackhide__ = True
-        standing = [*self._context.standing][::-1]
+        kept = kept or Standing(frozenset(), {})
+        standing = [fault for fault in [*self._context.standing][::-1] if fault not in kept.faults]
         errors: list[BenchscaleError] = []
         for fault in standing:
             try:
                 await fault.finish()
             except BenchscaleError as error:
                 errors.append(error)
-        self.links.forget_settings()
-        try:
-            await self.links.apply()
-        except BenchscaleError as error:
-            errors.append(error)
+        words = [fault.what for fault in standing]
+        if changed := self.links.restore(kept.settings):
+            words += [f"conditions of {node}" for node in changed]
+            try:
+                await self.links.apply(changed)
+            except BenchscaleError as error:
+                errors.append(error)
         if errors:
             for other in errors[1:]:
                 errors[0].add_note(f"and also: {other}")
             raise errors[0]
-        return [fault.what for fault in standing]
+        return words
 
     def _stated(
         self, preset: str | None, figures: Mapping[str, object]

@@ -21,11 +21,12 @@ from pytest_benchscale.backends.requirements import conditions_needed, unmet
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported, SubnetTaken
 from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command
 from pytest_benchscale.lab.artifacts import write_artifacts
+from pytest_benchscale.lab.background import Background
 from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.fault_log import FaultLog
-from pytest_benchscale.lab.faults import Faults
+from pytest_benchscale.lab.faults import Faults, Standing
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
@@ -52,7 +53,7 @@ class UnknownNode(LabError, KeyError):
     """`lab[name]`: the lab has no node of that name."""
 
 
-class Lab:
+class Lab(Background):
     """The machines and networks of one topology on one backend, from `up` to `down`.
 
     Every method may be called from any event loop; `sync` is the same without `await`.
@@ -361,6 +362,16 @@ class Lab:
         """
         __tracebackhide__ = True
         return await self._faults.heal()
+
+    def standing(self) -> Standing:
+        """Return what acts on the lab beside what its file declares."""
+        return self._faults.standing()
+
+    @on_portal
+    async def heal_but(self, kept: Standing) -> list[str]:
+        """Do as `heal`, but leave alone what was there already."""
+        __tracebackhide__ = True
+        return await self._faults.heal(kept)
 
     def _check(self) -> None:
         """Refuse what this backend cannot run, before anything is created."""

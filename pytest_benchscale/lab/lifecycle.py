@@ -10,10 +10,10 @@ from pytest_benchscale.errors import LabError
 from pytest_benchscale.lab.link_states import LinkStates
 from pytest_benchscale.lab.machine import Machine
 
-__all__ = ["Lifecycle"]
+__all__ = ["BOOT_DEADLINE", "CHANGE_DEADLINE", "Lifecycle"]
 
-_BOOT_DEADLINE = 600.0  # seconds; a machine may have to boot
-_CHANGE_DEADLINE = 60.0
+BOOT_DEADLINE = 600.0  # seconds; a machine may have to boot
+CHANGE_DEADLINE = 60.0
 
 
 class Lifecycle:
@@ -41,7 +41,7 @@ class Lifecycle:
                     resolution=f"`await lab[{machine.name!r}].resume()`",
                 )
             await machine.adopt(
-                await self._change("start", self._backend.start_node, deadline=_BOOT_DEADLINE)
+                await self._change("start", self._backend.start_node, deadline=BOOT_DEADLINE)
             )
             await self._links.begin(machine.name)
 
@@ -62,7 +62,7 @@ class Lifecycle:
             async def stop(name: str) -> None:
                 await self._backend.stop_node(name, grace)
 
-            await self._change("stop", stop, deadline=grace + _CHANGE_DEADLINE)
+            await self._change("stop", stop, deadline=grace + CHANGE_DEADLINE)
             await machine.adopt(await machine.refresh())
 
     async def kill(self) -> None:
@@ -106,7 +106,7 @@ class Lifecycle:
         step: str,
         work: Callable[[str], Coroutine[Any, Any, Any]],
         *,
-        deadline: float = _CHANGE_DEADLINE,
+        deadline: float = CHANGE_DEADLINE,
     ) -> Any:
         __tracebackhide__ = True
         name = self._machine.name

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import anyio
 
 from pytest_benchscale.backends.base import InterfacePlan, NodeStatus
+from pytest_benchscale.backends.kernel import NETEM_ADVICE
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, LabError
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.machine import Machine
-from pytest_benchscale.network.kernel import NETEM_ADVICE
 from pytest_benchscale.network.link import (
     NOTHING,
     Conduit,
@@ -156,9 +156,16 @@ class LinkStates:
         else:
             self._set[attachment] = stated
 
-    def forget_settings(self) -> None:
-        """Let what was declared count again, on every link."""
-        self._set.clear()
+    def settings(self) -> Mapping[Attachment, Stated]:
+        """Return what was set, by link."""
+        return dict(self._set)
+
+    def restore(self, settings: Mapping[Attachment, Stated]) -> list[str]:
+        """Set what was set once; return the nodes for which that is a change."""
+        links = {**self._set, **settings}
+        changed = [one for one in links if self._set.get(one) != settings.get(one)]
+        self._set = dict(settings)
+        return list(dict.fromkeys(one.node for one in changed))
 
     def standing(self, attachment: Attachment) -> Stated:
         """Return the figures of a link without any fault."""

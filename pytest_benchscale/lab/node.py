@@ -22,6 +22,7 @@ from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.lifecycle import Lifecycle
 from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.node_faults import NodeFaults
 from pytest_benchscale.lab.portal import on_portal
 from pytest_benchscale.lab.process import Process
 from pytest_benchscale.results import ExecResult
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Node"]
 
 
-class Node:
+class Node(NodeFaults):
     """A machine of the lab's topology; `lab["name"]` hands it out.
 
     Every method may be called from any event loop. Each raises `LabError` when the node is stopped

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TypedDict
 
+import anyio
+
 from pytest_benchscale.backends.base import InterfacePlan, NodePlan, NodeStatus
-from pytest_benchscale.errors import LabError, NodeDied
+from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.machine import ASK_DEADLINE, Machine
 from pytest_benchscale.network.echo import Echoes, Path, measure
@@ -149,26 +149,33 @@ async def _stations(context: LabContext, machines: Sequence[Machine]) -> dict[st
         BenchscaleError: the first failure, in the order of the machines.
     """
     found: dict[str, Echoes | None] = {}
+    failures: dict[str, BenchscaleError] = {}
 
     async def find(machine: Machine) -> None:
-        if (await machine.refresh()).status in _UP:
-            with suppress(NodeDied):  # a moment ago
+        try:
+            if (await machine.refresh()).status in _UP:
                 found[machine.name] = await context.ask(
                     lambda: context.backend.echoes(machine.name),
                     deadline=ASK_DEADLINE,
                     node=machine.name,
                     step="probe",
                 )
+        except NodeDied:
+            pass  # a moment ago
+        except BenchscaleError as error:
+            failures[machine.name] = error
 
     try:
-        results = await asyncio.gather(*map(find, machines), return_exceptions=True)
+        async with anyio.create_task_group() as group:
+            for machine in machines:
+                group.start_soon(find, machine)
     except BaseException:
         _close(found.values())
         raise
-    failure = next((one for one in results if one is not None), None)
-    if failure is not None:
-        _close(found.values())
-        raise failure
+    for machine in machines:
+        if machine.name in failures:
+            _close(found.values())
+            raise failures[machine.name]
     return {machine.name: found[machine.name] for machine in machines if machine.name in found}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_benchscale.errors import (
     BackendUnavailable,
     BenchscaleError,
+    FaultWarning,
     MachineMissing,
     NotSupported,
 )
@@ -25,6 +26,7 @@ from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
+    from pytest_benchscale.lab.faults import Standing
     from pytest_benchscale.lab.history import CommandRecord
     from pytest_benchscale.lab.lab import Lab
     from pytest_benchscale.lab.node import Node
@@ -111,6 +113,7 @@ class LabSession:
         self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
+        self._found: dict[Lab, Standing] = {}  # what acted on the labs when a test's own part began
 
     def requests(
         self, sources: Sequence[object], keywords: Mapping[str, Any], test_file: Path
@@ -248,6 +251,27 @@ class LabSession:
         """Note that a test begins: its commands are those that come from now on."""
         self._test_started = time.time()
 
+    def begin_call(self) -> None:
+        """Note that a test's fixtures are done: faults that are there now are not the test's own."""
+        self._found = {lab: lab.standing() for lab in self._labs.values() if lab.is_up}
+
+    def heal(self, test: str) -> FaultWarning | None:
+        """Take back the faults that a test has left behind; return what to warn of.
+
+        Raises:
+            LabError: one could not be taken back.
+        """
+        found, self._found = self._found, {}
+        left = []
+        for lab, standing in found.items():
+            if lab.is_up:
+                left += self._live_portal().call_blocking(lab.heal_but, standing)
+        if not left:
+            return None
+        return FaultWarning(
+            f"{test} has left faults behind, which were taken back: {'; '.join(left)}"
+        )
+
     def sections(self, request: LabRequest) -> Iterator[tuple[str, str]]:
         """Return titles and texts for the report of a failed test: its commands, the nodes' logs."""
         lab = self._labs.get(request)
@@ -258,6 +282,8 @@ class LabSession:
             if records:
                 title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
                 yield title, _tail([str(record) for record in records], _COMMANDS)
+            if faults := [str(record) for record in lab.faults.since(self._test_started)]:
+                yield f"benchscale: faults in lab {lab.name!r}", _tail(faults, _COMMANDS)
             talked_to = {record.node for record in records}
             for name in sorted(logs, key=lambda name: name not in talked_to)[:_LOGS]:
                 yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)

@@ -9,11 +9,13 @@ from typing import Self
 
 from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
+from pytest_benchscale.lab.background import SyncBackground
 from pytest_benchscale.lab.fault import faulty
 from pytest_benchscale.lab.fault_log import FaultLog
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.node import Node
+from pytest_benchscale.lab.node_faults import SyncNodeFaults
 from pytest_benchscale.lab.portal import blocking
 from pytest_benchscale.lab.process import Process
 from pytest_benchscale.topology.addressing import IpAddress
@@ -22,7 +24,7 @@ from pytest_benchscale.topology.model import NodeSpec, Topology
 __all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
 
 
-class SyncLab:
+class SyncLab(SyncBackground):
     """A lab without `await`; see `Lab`."""
 
     def __init__(self, lab: Lab) -> None:
@@ -75,7 +77,7 @@ class SyncLab:
     impair = faulty(Lab.impair)
 
 
-class SyncNode:
+class SyncNode(SyncNodeFaults):
     """A node without `await`; see `Node`."""
 
     def __init__(self, node: Node) -> None:

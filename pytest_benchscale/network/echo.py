@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol, Self
 import anyio
 from anyio import to_thread
 
+from pytest_benchscale.errors import LabError
+from pytest_benchscale.network import neighbours
 from pytest_benchscale.network.matrix import Matrix, PathMeasure
 from pytest_benchscale.network.prober import Prober
 from pytest_benchscale.topology.addressing import IpAddress
@@ -107,22 +109,30 @@ class SocketEchoes:
     async def together(
         cls, stations: Mapping[str, Self], paths: Sequence[Path], timing: Timing
     ) -> Sequence[PathMeasure]:
-        """Measure paths with one loop for all sockets, in a thread that nothing else holds up."""
+        """Measure paths with one loop for all sockets, in a thread that nothing else holds up.
+
+        Raises:
+            LabError: the kernel has no room for so many neighbours, so that what was measured is not so.
+        """
         prober = Prober(
             os.urandom(8),
             {name: one._sockets for name, one in stations.items()},  # noqa: SLF001  of this class
             {number: (path.source, str(path.address)) for number, path in enumerate(paths)},
         )
+        before = neighbours.overflows()
         stop, tell = os.pipe2(os.O_CLOEXEC)
         try:
             await _in_a_thread(prober, timing, stop, tell)
         finally:
             os.close(stop)
             os.close(tell)
-        return [
+        measured = [
             _measured(prober, number, path, timing.count, seen=path.destination in stations)
             for number, path in enumerate(paths)
         ]
+        if any(not one.reached for one in measured) and neighbours.overflows() > before:
+            raise _no_room(len(paths))
+        return measured
 
     def close(self) -> None:
         """Close the sockets."""
@@ -145,6 +155,17 @@ async def _in_a_thread(prober: Prober, timing: Timing, stop: int, tell: int) -> 
         with anyio.CancelScope(shield=True):
             await task
         raise
+
+
+def _no_room(paths: int) -> LabError:
+    limit = neighbours.LIMIT.read_text().strip() if neighbours.LIMIT.exists() else "few"
+    return LabError(
+        f"{paths} paths at once cannot be measured: the kernel's table of neighbours is full",
+        step="probe",
+        details=f"it has room for {limit}, of all nodes on this machine together, and each path needs one",
+        resolution="measure fewer at a time, or raise the sysctl net.ipv4.neigh.default.gc_thresh3 (and "
+        "that of net.ipv6)",
+    )
 
 
 def _measured(prober: Prober, number: int, path: Path, count: int, *, seen: bool) -> PathMeasure:

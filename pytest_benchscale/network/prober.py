@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import select
 import socket
 import struct
@@ -248,35 +249,68 @@ class Prober:
         return now
 
 
-def main() -> int:
-    """Take part in a measurement from within a node; the order is a line of JSON on standard input.
+class _Orders:
+    """The lines of standard input, read so that `poll` tells whether there is another one."""
 
-    Says `ready`, and after the order `sent` when all is answered or patience is over; takes note of what
-    arrives until the input is closed; then says in JSON what it was. A refusal is a line of its own.
+    def __init__(self) -> None:
+        self.fd = sys.stdin.fileno()
+        self._received = b""
+
+    def next(self) -> bytes:
+        """Return the next line; empty: there is none any more."""
+        while b"\n" not in self._received:
+            data = os.read(self.fd, 1 << 16)
+            if not data:
+                return b""
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+
+def main() -> int:
+    """Take part in measurements from within a node, one after the other, until standard input is closed.
+
+    Each begins with an order, a line of JSON; the answer is `ready`, or why raw sockets are refused. After
+    another line all is sent, and the answer is `sent` when all is answered or patience is over. What arrives
+    is taken note of until the third line; the answer to that is what it was.
     """
-    try:
-        sockets = open_sockets()
-    except OSError as error:
-        print(json.dumps({"refused": str(error)}), flush=True)
-        return 0
-    print(json.dumps({"ready": True}), flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        return 1
-    order = json.loads(line)
+    orders = _Orders()
+    while True:
+        line = orders.next()
+        if not line:
+            return 0
+        order = json.loads(line)
+        try:
+            sockets = open_sockets()
+        except OSError as error:
+            _say({"refused": str(error)})
+            return 0
+        _say({"ready": True})
+        if not orders.next():
+            return 0
+        report = _follow(order, sockets, orders.fd)
+        for one in sockets:
+            one.close()
+        if not orders.next():
+            return 0
+        _say(report)
+
+
+def _follow(order: Any, sockets: Sequence[socket.socket], stop: int) -> dict[str, Any]:
     paths = {int(path): ("", address) for path, address in order["paths"].items()}
     prober = Prober(bytes.fromhex(order["token"]), {"": sockets}, paths)
-    stop = sys.stdin.fileno()
     timing = {name: order[name] for name in ("count", "interval", "patience")}
     if prober.run(stop, **timing):
-        print(json.dumps({"sent": True}), flush=True)
+        _say({"sent": True})
         prober.listen(stop)
-    report: dict[str, Any] = {
+    return {
         "rtts": {path: list(times.values()) for path, times in prober.answers.items()},
         "arrived": {path: len(times) for (_, path), times in prober.arrivals.items()},
     }
-    print(json.dumps(report), flush=True)
-    return 0
+
+
+def _say(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,8 @@ def _lines(step: Step) -> Iterator[str]:
 def _netem(step: SetNetem) -> str:
     parts = [f"limit {step.limit}"]
     if step.delay or step.jitter:
-        parts.append(f"delay {step.delay}ns {step.jitter}ns")
+        # In fractions of the smallest unit that `tc` takes in all its versions.
+        parts.append(f"delay {step.delay / 1000:.3f}us {step.jitter / 1000:.3f}us")
     if step.jitter and step.normal:
         parts.append("distribution normal")
     shares = {

@@ -32,7 +32,9 @@ The parts, in the order in which a new backend can be made to pass them:
     files       copying, reading and writing
     isolation   what a node cannot see and reach
     networks    names, addresses, reach
+    probing     measuring between nodes
     faults      partitions and network conditions
+    node_faults nodes frozen, without power, full or under pressure for a while
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
     bringup     deploy, setup, dependencies, failures, what is left behind
@@ -46,7 +48,7 @@ import pytest
 
 _PARTS = (
     *("base", "bringup", "commands", "deadlines", "faults", "files"),
-    *("isolation", "lifecycle", "networks", "processes", "waits"),
+    *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -58,6 +60,8 @@ from pytest_benchscale.testing.files import FileContract  # noqa: E402
 from pytest_benchscale.testing.isolation import IsolationContract  # noqa: E402
 from pytest_benchscale.testing.lifecycle import LifecycleContract  # noqa: E402
 from pytest_benchscale.testing.networks import NetworkContract  # noqa: E402
+from pytest_benchscale.testing.node_faults import NodeFaultContract  # noqa: E402
+from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
 
@@ -71,6 +75,8 @@ __all__ = [
     "IsolationContract",
     "LifecycleContract",
     "NetworkContract",
+    "NodeFaultContract",
+    "ProbeContract",
     "ProcessContract",
     "WaitContract",
 ]
@@ -81,7 +87,9 @@ class BackendContract(
     BringUpContract,
     WaitContract,
     LifecycleContract,
+    NodeFaultContract,
     FaultContract,
+    ProbeContract,
     NetworkContract,
     IsolationContract,
     FileContract,

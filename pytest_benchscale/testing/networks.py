@@ -185,6 +185,25 @@ class NetworkContract(Contract):
                 assert (await self.fetch(campus[client], "router", 7200)).stdout == "router"
 
     @needs_python
+    async def test_what_is_measured_is_who_shares_a_network_or_a_router(self, campus: Lab) -> None:
+        assert await campus.reachability() == {
+            "alpha": ["beta"],
+            "beta": ["alpha", "gamma"],
+            "gamma": ["beta"],
+            "west": ["east", "router"],
+            "east": ["west", "router"],
+            "router": ["west", "east"],
+        }
+
+    @needs_python
+    async def test_measuring_on_one_network_uses_the_addresses_there(self, campus: Lab) -> None:
+        for network, names in (("six", ["alpha", "beta"]), ("wan", ["beta", "gamma"])):
+            matrix = await campus.probe(network=network, count=2)
+            assert matrix.reachability() == {names[0]: names[1:], names[1]: names[:1]}
+            for one in matrix:
+                assert one.address == str(campus[one.destination].addresses[network])
+
+    @needs_python
     async def test_a_node_reaches_itself(self, campus: Lab) -> None:
         alpha = campus["alpha"]
         async with self.serve(alpha, 7200):

@@ -66,13 +66,13 @@ class Keys:
 class Road:
     """What leads a port of this machine's loopback to a port in a network namespace.
 
-    It can be broken and blocked, and be slow at its beginning.
+    It can be broken and blocked, and be slow at its beginning. `host` is an address as it is seen there.
     """
 
-    def __init__(self, namespace: int, target: int) -> None:
+    def __init__(self, namespace: int, target: int, host: str = "127.0.0.1") -> None:
         self.slowness = 0.0  # seconds before anything goes through
         self._namespace = namespace
-        self._target = target
+        self._target = (host, target)
         self._free = threading.Event()
         self._free.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -119,7 +119,7 @@ class Road:
             except OSError:
                 return  # it was closed
             try:
-                server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
+                server = socket.create_connection(self._target, timeout=10)
             except OSError:
                 client.close()
                 continue
@@ -155,10 +155,10 @@ def sshd(node: Node, keys: Keys, more: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def road(node: Node) -> Iterator[Road]:
-    """Lead a port to a node's sshd."""
+def road(node: Node, host: str = "127.0.0.1") -> Iterator[Road]:
+    """Lead a port to a node's sshd, or to that of another one's address from there."""
     inode = node.sync.exec(["readlink", "/proc/self/ns/net"], check=True).stdout.strip()
-    one = Road(_namespace(inode), 22)
+    one = Road(_namespace(inode), 22, host)
     try:
         yield one
     finally:

@@ -16,6 +16,8 @@ A_REAL_SHELL = [
     "test_a_string_goes_through_the_shell",
     "test_a_timeout_kills_inside_the_node[200 children]",
     "test_a_timeout_kills_inside_the_node[what keeps forking daemons]",
+    "test_a_fault_that_is_cancelled_leaves_nothing",
+    "test_processors_are_busy_for_a_block",
     "test_an_argv_is_passed_on_exactly_without_a_shell",
     "test_cancelling_kills_inside_the_node[200 children]",
     "test_cancelling_kills_inside_the_node[what keeps forking daemons]",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -14,9 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
+from pytest_benchscale.network.kernel import has_netem
 
-from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
+from pytest_benchscale.backends.docker.backend import DockerBackend
+from pytest_benchscale.backends.kernel import has_netem
+from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied
 from pytest_benchscale.lab.lab import Lab
+from pytest_benchscale.lab.options import LabOptions
+from pytest_benchscale.network.link import NOTHING, LinkState, Senders
+from pytest_benchscale.network.render import steps
+from pytest_benchscale.network.steps import DeleteClassifier
+from pytest_benchscale.topology.conditions import Figures
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons.endpoints import find
 from tests.daemons.images import reference
@@ -191,6 +201,30 @@ def remote(request: pytest.FixtureRequest) -> str:
     return url
 
 
+async def test_nodes_of_a_remote_daemon_are_measured_by_what_they_have(remote):
+    both = {"one": ["two"], "two": ["one"]}
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        for _ in range(2):
+            matrix = await lab.probe(count=2)
+            assert matrix.reachability() == both
+            assert [(path.answered, path.delivered) for path in matrix] == [(2, 2)] * 2, str(matrix)
+        await lab["two"].stop()
+        assert await lab.reachability() == {"one": [], "two": []}
+        await lab["two"].start()
+        assert (await lab.probe(patience=10)).reachability() == both
+
+
+async def test_a_container_without_python_is_measured_by_its_ping(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        await lab["one"].exec("rm -f /usr/bin/python3*", check=True)
+        matrix = await lab.probe(count=2)
+        assert matrix.reachability() == {"one": ["two"], "two": ["one"]}
+        assert [(path.answered, path.delivered) for path in matrix] == [(2, None)] * 2, str(matrix)
+        await lab["one"].exec("rm -f $(command -v ping)", check=True)
+        with pytest.raises(LabError, match="'one' cannot be measured from: it has no python3, and"):
+            await lab.probe()
+
+
 async def test_a_lab_lives_on_a_remote_daemon(remote, tmp_path):
     (tmp_path / "tree/deep").mkdir(parents=True)
     (tmp_path / "tree/deep/file").write_text("content")
@@ -228,10 +262,115 @@ async def test_volumes_need_a_shared_file_system_and_are_refused(remote, tmp_pat
     assert "another machine" in str(caught.value)
 
 
-async def test_links_are_on_the_other_machine(over_tcp):
+def deaf(lab: Lab, senders: str) -> LinkState:
+    """Return what acts on a link whose node does not hear others."""
+    addresses = frozenset(lab[name].address for name in senders.split())
+    return LinkState(deaf_to=Senders(addresses=addresses))
+
+
+async def change(lab: Lab, node: str, before: LinkState, after: LinkState) -> None:
+    links = await lab._context.backend.links(node)
+    for link in links.values():
+        await link.conduit.change(steps(link, before, after))
+
+
+async def helpers(lab: Lab) -> list[str]:
+    """Return the lab's containers that are no nodes."""
+    backend = lab._context.backend
+    assert isinstance(backend, DockerBackend)
+    engine = await backend.connect()
+    try:
+        filters = {"label": f"benchscale.lab={lab.lab_id}"}
+        found = await engine.call(engine.client.containers, all=True, filters=filters)
+    finally:
+        await engine.aclose()
+    return [one["Names"][0] for one in found if "benchscale.node" not in one["Labels"]]
+
+
+async def test_a_node_is_cut_off_by_a_container_beside_it(remote):
     async with Lab.open(load_text(PAIR), backend="docker") as lab:
-        with pytest.raises(NotSupported, match="conditions"):
-            await lab._context.backend.links("one")
+        one, cut = lab["one"], deaf(lab, "two")
+        assert await lab._context.backend.has_netem()  # as far as can be known without a container
+        await change(lab, "one", NOTHING, cut)
+        assert not (await one.exec(["ping", "-c1", "-W1", "two"])).ok
+        await change(lab, "one", cut, NOTHING)
+        assert (await one.exec(["ping", "-c1", "-W1", "two"])).ok
+        assert await helpers(lab) == []
+
+
+async def test_a_rate_is_set_by_a_container_beside_the_node(over_tcp):
+    slow = LinkState(figures=Figures(bandwidth_kbps=1000))
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        await change(lab, "one", NOTHING, slow)
+        shown = await lab["one"].exec("tc qdisc show", check=True)
+        assert "tbf 1: dev eth0-q0 root refcnt 2 rate 1Mbit" in shown.stdout
+        await change(lab, "one", slow, NOTHING)
+        shown = await lab["one"].exec("tc qdisc show; ip -br link", check=True)
+        assert "tbf" not in shown.stdout
+        assert "eth0-q0" not in shown.stdout
+
+
+async def test_a_paused_node_is_cut_off_too_and_a_dead_one_says_so(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        one, cut = lab["one"], deaf(lab, "two")
+        await one.pause()
+        await change(lab, "one", NOTHING, cut)
+        await one.resume()
+        assert not (await one.exec(["ping", "-c1", "-W1", "two"])).ok
+        (link,) = (await lab._context.backend.links("one")).values()
+        await one.kill()
+        with pytest.raises(NodeDied, match="one"):
+            await link.conduit.change(steps(link, cut, NOTHING))
+        await one.start()
+        assert (await one.exec(["ping", "-c1", "-W1", "two"])).ok
+        assert await helpers(lab) == []
+
+
+async def test_what_the_kernel_there_refuses_is_told(over_tcp):
+    async with Lab.open(load_text(PAIR), backend="docker") as lab:
+        (link,) = (await lab._context.backend.links("one")).values()
+        with pytest.raises(OSError, match='Cannot find device "eth7"') as caught:
+            await link.conduit.change([DeleteClassifier("eth7")])
+        assert caught.value.errno == errno.ENODEV
+        assert await helpers(lab) == []
+
+
+async def test_without_tools_in_the_image_it_is_told_how_to_name_one_that_has_them(over_tcp):
+    bare = PAIR.replace(reference("debian"), reference("bare"))
+    async with Lab.open(load_text(bare), backend="docker") as lab:
+        with pytest.raises(LabError, match="no `tc` and `ip`") as caught:
+            await change(lab, "one", NOTHING, deaf(lab, "two"))
+        assert "--benchscale-image tc=REFERENCE" in str(caught.value.resolution)
+
+
+async def test_an_image_that_the_user_names_is_run_beside_one_without_tools(over_tcp):
+    bare = PAIR.replace(reference("debian"), reference("bare"))
+    options = LabOptions(images={"tc": reference("debian")})
+    async with Lab.open(load_text(bare), backend="docker", options=options) as lab:
+        assert await lab._context.backend.has_netem() == await to_thread.run_sync(has_netem)
+        cut = deaf(lab, "two")
+        connect = [
+            "python3",
+            "-c",
+            f"import socket; socket.create_connection(('{lab['two'].address}', 1), 1)",
+        ]
+        refused = await lab["one"].exec(connect)
+        assert "ConnectionRefusedError" in refused.stderr
+        await change(lab, "one", NOTHING, cut)
+        silent = await lab["one"].exec(connect)
+        assert "TimeoutError" in silent.stderr
+        await change(lab, "one", cut, NOTHING)
+        assert "ConnectionRefusedError" in (await lab["one"].exec(connect)).stderr
+        assert await helpers(lab) == []
+
+
+async def test_an_image_of_the_users_without_tools_is_named(over_tcp):
+    options = LabOptions(images={"tc": reference("bare")})
+    async with Lab.open(load_text(PAIR), backend="docker", options=options) as lab:
+        with pytest.raises(LabError, match="benchscale-test/bare") as caught:
+            await lab._context.backend.has_netem()
+        assert "iproute2" in str(caught.value.resolution)
+        assert await helpers(lab) == []
 
 
 async def test_an_image_is_built_there_from_a_directory_here(remote, tmp_path):

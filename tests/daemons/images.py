@@ -130,6 +130,8 @@ ROOTS: Mapping[str, Root] = {
             'chroot "$1" install -d -o postgres -g postgres /var/run/postgresql',
         ),
     ),
+    # On its base there are a shell and a `hostname`, as in the image that it stands in for.
+    "etcd": Root(base="debian", packages=("etcd-server", "etcd-client")),
     # A whole machine: kernel, systemd and cloud-init; `guests` makes a disk of it.
     "guest": Root(
         packages=(
@@ -172,6 +174,7 @@ IMAGES: Mapping[str, Image] = {
     ),
     "plain": Image("plain", (_PATH, _IDLE)),
     "postgres": Image("postgres", (f"ENV PATH=/usr/lib/postgresql/15/bin:{_SEARCHED}", _IDLE)),
+    "etcd": Image("etcd", (_PATH, _IDLE)),
     "user": Image("debian", (_PATH, "USER app", "WORKDIR /home/app", _IDLE)),
 }
 

@@ -30,6 +30,7 @@ _PACKAGES = {
     },
     "images": {"mmdebstrap": "mmdebstrap"},
     "ssh": {"sshd": "openssh-server", "ssh-keygen": "openssh-client"},
+    "etcd": {"etcd": "etcd-server", "etcdctl": "etcd-client"},
     "guests": {"mke2fs": "e2fsprogs", "grub-mkimage": "grub-common", "qemu-img": "qemu-utils"},
 }
 _HELPERS = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/lib/podman", "/usr/libexec/podman")

@@ -65,7 +65,7 @@ def _provide(ends: ExitStack) -> dict[str, str]:
             continue
         _say(f"{daemon} answers at {addresses[daemon]}")
     environment: dict[str, str] = {OWN: ""}
-    _install_sshd()
+    _install_servers()
     absent = [daemon for daemon in DAEMONS if daemon not in addresses]
     libvirtd = _find_libvirt()
     if absent or libvirtd is None:
@@ -91,11 +91,12 @@ def _provide(ends: ExitStack) -> dict[str, str]:
     return environment
 
 
-def _install_sshd() -> None:
-    """Install an sshd for tests to run; not on a user's machine, where it might start to serve."""
+def _install_servers() -> None:
+    """Install what tests run themselves; not on a user's machine, where it might start to serve."""
     if os.environ.get("CI"):
-        with suppress(NotInstalled):  # the tests will tell
-            _install("ssh")
+        for purpose in ("ssh", "etcd"):
+            with suppress(NotInstalled):  # the tests will tell
+                _install(purpose)
 
 
 def _find_libvirt() -> str | None:

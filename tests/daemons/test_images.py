@@ -68,3 +68,10 @@ su postgres -c "PATH=$PATH; initdb -D /db >/dev/null && pg_ctl -D /db -w -l /db/
 su postgres -c "PATH=$PATH; psql -Atc 'select 6 * 7' && pg_basebackup -D /db/copy && ls /db/copy/PG_VERSION"
 """
     assert run(client, "postgres", "sh", "-c", script) == "0 42\n/db/copy/PG_VERSION"
+
+
+def test_etcd_has_the_server_and_its_client(client: Any) -> None:
+    script = "etcd --version && ETCDCTL_API=3 etcdctl version && hostname"
+    answer = run(client, "etcd", "sh", "-c", script)
+    assert answer.startswith("0 etcd Version: 3.4.")
+    assert "etcdctl version: 3.4." in answer

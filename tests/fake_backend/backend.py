@@ -19,12 +19,27 @@ from pytest_benchscale.backends.base import (
 )
 from pytest_benchscale.errors import BenchscaleError, NotSupported
 from pytest_benchscale.network.echo import Echoes
-from pytest_benchscale.network.link import Link
+from pytest_benchscale.network.link import Link, Side
+from pytest_benchscale.network.steps import Step
 from pytest_benchscale.topology.addressing import IpNetwork
 from pytest_benchscale.topology.model import Topology
+from tests.fake_backend.echoes import FakeEchoes
 from tests.fake_backend.node import FakeNode, FakeTransport
 
 __all__ = ["FakeBackend", "Script", "make_backend"]
+
+
+class FakeConduit:
+    """Takes down what it is asked to do; `refuse` has it fail instead."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.refuse: OSError | None = None
+
+    async def change(self, steps: Sequence[Step]) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.steps += steps
 
 
 @dataclass
@@ -47,6 +62,8 @@ class Script:
     nodes: dict[tuple[str, str], FakeNode] = field(default_factory=dict)
     networks: dict[tuple[str, str], NetworkInfo] = field(default_factory=dict)
     open_labs: int = 0
+    netem: bool = True
+    conduit: FakeConduit = field(default_factory=FakeConduit)
 
     def fail(self, step: str, error: BaseException) -> None:
         self.failures[step] = error
@@ -173,16 +190,18 @@ class FakeBackend:
         return self._node(name).log
 
     async def has_netem(self) -> bool:
-        """Return False: not there yet."""
-        return False
+        return self.script.netem
 
     async def links(self, name: str) -> Mapping[str, Link]:
-        """Not there yet: where conditions apply."""
-        raise NotSupported(self.name, Capability.CONDITIONS)
+        return {
+            one.network: Link(f"{name}.{one.device}", Side.OUTSIDE, self.script.conduit)
+            for one in self._node(name).plan.interfaces
+        }
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        await self.script.step("echoes", name)
+        node = self._node(name)
+        return None if node.status is NodeStatus.PAUSED else FakeEchoes(node)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         return []

@@ -20,7 +20,7 @@ LAYERS = (
     ("transports", "network"),
     ("backends",),
     ("lab",),
-    ("cli", "marks", "reporting", "testing"),
+    ("cli", "marks", "options", "reporting", "testing"),
     ("plugin",),
 )
 PUBLIC = {
@@ -88,7 +88,7 @@ def test_the_plugin_stays_small() -> None:
     assert len((PACKAGE / "plugin.py").read_text().splitlines()) < 250
 
 
-@pytest.mark.parametrize("name", ["plugin.py", "__init__.py", "errors.py"])
+@pytest.mark.parametrize("name", ["plugin.py", "__init__.py", "errors.py", "options.py"])
 def test_the_plugin_imports_only_pytest_and_the_standard_library(name: str) -> None:
     tree = ast.parse((PACKAGE / name).read_text())
     outside = [

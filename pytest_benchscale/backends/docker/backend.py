@@ -44,7 +44,6 @@ from pytest_benchscale.errors import (
     BenchscaleError,
     LabError,
     NodeDied,
-    NotSupported,
     SubnetTaken,
 )
 from pytest_benchscale.network.echo import Echoes
@@ -58,6 +57,7 @@ __all__ = ["DockerBackend"]
 
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.CONDITIONS,
@@ -270,19 +270,17 @@ class DockerBackend:
 
     async def has_netem(self) -> bool:
         """Return whether the daemon's kernel can delay and lose packets."""
-        self._opened()
-        assert self._access is not None  # noqa: S101  it is made together with what is opened
-        return await self._access.has_netem()
+        return await self._way_in().has_netem()
 
     async def links(self, name: str) -> Mapping[str, Link]:
         """Return where conditions and cuts of a running container's links are applied."""
         node = self._node(name)
-        assert self._access is not None  # noqa: S101  there is a node
-        return await self._access.links(node, functools.partial(self._fate, node))
+        return await self._way_in().links(node, functools.partial(self._fate, node))
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Return the way to send probes from within a container's network."""
+        node = self._node(name)
+        return await self._way_in().echoes(node, functools.partial(self._fate, node))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the containers and networks of a run."""
@@ -392,6 +390,11 @@ class DockerBackend:
         if self._containers is None:
             raise LabError("the lab is not open")
         return self._containers
+
+    def _way_in(self) -> Access:
+        if self._access is None:
+            raise LabError("the lab is not open")
+        return self._access
 
     def _node(self, name: str) -> DockerNode:
         try:

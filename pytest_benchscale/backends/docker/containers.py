@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -15,13 +14,14 @@ import requests
 from anyio import to_thread
 
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
-from pytest_benchscale.backends.docker import failures, images, routes
+from pytest_benchscale.backends.docker import devices, failures, images, routes
 from pytest_benchscale.backends.docker.ability import Ability
 from pytest_benchscale.backends.docker.announce import announce
 from pytest_benchscale.backends.docker.contents import has_one_of
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.logs import with_times
 from pytest_benchscale.backends.docker.network import Wiring, joins_in_order, routes_of
 from pytest_benchscale.backends.docker.node import DockerNode, how_it_ended
@@ -114,9 +114,10 @@ class Containers:
         node.ports = published(known)
         if plan.interfaces:
             await self._settle_routes(node, state["Pid"])
-            if again and routes.can_be_set(self.engine):
-                with contextlib.suppress(OSError):  # then its neighbours find it a little later
-                    await announce(state["Pid"], plan.interfaces)
+            if routes.can_be_set(self.engine):
+                with suppress(OSError):  # then its neighbours find it a little later
+                    if await self._settle_macs(plan, state["Pid"]) or again:
+                        await announce(state["Pid"], plan.interfaces)
         node.started(state)
         if plan.spec.command:
             with anyio.move_on_after(_AT_ONCE_SECONDS):
@@ -243,6 +244,13 @@ class Containers:
                 if await to_thread.run_sync(work):
                     return
         await routes.change_by_exec(self.engine, str(node.container), wanted, node.plan.name)
+
+    async def _settle_macs(self, plan: NodePlan, pid: int) -> bool:
+        """Set the MACs that the daemon chose by itself, as some do but for the first network's."""
+        if len(plan.interfaces) < 2:
+            return False
+        work = functools.partial(devices.settle, plan.interfaces)
+        return await to_thread.run_sync(inside, pid, work)
 
     async def _did_not_start(self, node: DockerNode, error: ApiError) -> LabError:
         name = node.plan.name

@@ -1,4 +1,4 @@
-"""The network devices of a container, found by what the plan says of them."""
+"""The network devices of a container: found by what the plan says of them, and given its MACs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 from pytest_benchscale.backends.base import InterfacePlan
 from pytest_benchscale.topology.addressing import IpAddress
 
-__all__ = ["find"]
+__all__ = ["find", "settle"]
 
-_SIOCGIFADDR, _SIOCGIFHWADDR = 0x8915, 0x8927  # linux/sockios.h
+_SIOCGIFADDR, _SIOCGIFHWADDR, _SIOCSIFHWADDR = 0x8915, 0x8927, 0x8924  # linux/sockios.h
+_ETHERNET = 1  # linux/if_arp.h
 _IFREQ = struct.Struct("16s24s")
 _ADDRESSES_OF_IPV6 = Path("/proc/thread-self/net/if_inet6")
 
@@ -40,6 +41,28 @@ def find(interfaces: Iterable[InterfacePlan]) -> dict[str, str]:
             )
         found[one.network] = device
     return found
+
+
+def settle(interfaces: Iterable[InterfacePlan]) -> bool:
+    """Give devices of the calling thread's network namespace the planned MACs; return whether any changed.
+
+    What a node sends is told from others' by that, whichever address it has besides the planned one.
+
+    Raises:
+        OSError: a device is not there, or the kernel refuses.
+    """
+    wanted = tuple(interfaces)
+    found = find(wanted)
+    changed = False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        for one in wanted:
+            device = found[one.network]
+            if _asked(asker, _SIOCGIFHWADDR, device)[2:8].hex(":") == one.mac:
+                continue
+            mac = struct.pack("=H6s", _ETHERNET, bytes.fromhex(one.mac.replace(":", "")))
+            fcntl.ioctl(asker, _SIOCSIFHWADDR, _IFREQ.pack(device.encode(), mac))
+            changed = True
+    return changed
 
 
 def _present() -> tuple[dict[str, str], dict[IpAddress, str]]:

@@ -20,6 +20,7 @@ import anyio
 from pytest_benchscale.backends.docker import failures, images
 from pytest_benchscale.backends.docker.containers import Containers
 from pytest_benchscale.backends.docker.contents import has_one_of
+from pytest_benchscale.backends.docker.engine import ApiError
 from pytest_benchscale.backends.docker.errand import Errand
 from pytest_benchscale.backends.docker.node import DockerNode, Fate
 from pytest_benchscale.errors import BenchscaleError, LabError
@@ -37,9 +38,10 @@ _ADVICE = (
 )
 _DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _PLACES = {tool: tuple(f"{place}/{tool}" for place in _DIRECTORIES) for tool in ("tc", "ip")}
+_SHELL = "/bin/sh"
 _FILES = "benchscale"  # a directory in the helper
 _NO_TOOL = 127  # what a shell ends with when a command is not there
-_UNKNOWN_KIND = "qdisc kind is unknown"
+_SIGNS = {"qdisc kind is unknown": errno.ENOENT, "Cannot find device": errno.ENODEV}
 _ANSWERS = "RTNETLINK answers: "
 _REMOVAL_SECONDS = 15.0
 
@@ -112,7 +114,7 @@ class Helper:
         try:
             container = await errand.identifier()
             await self._engine.call(client.put_archive, container, "/", _archive(commands))
-            await self._engine.call(client.start, container)
+            await self._start(image, container)
             code = (await self._engine.call(client.wait, container))["StatusCode"]
             words = await self._engine.call(client.logs, container) if code else b""
         finally:
@@ -121,6 +123,14 @@ class Helper:
                     await self._remover.container(made)
         if code:
             raise _error(image, code, words.decode(errors="replace").strip())
+
+    async def _start(self, image: str, container: str) -> None:
+        try:
+            await self._engine.call(self._engine.client.start, container)
+        except ApiError as error:
+            if _SHELL not in error.explanation:
+                raise
+            raise _error(image, _NO_TOOL, error.explanation) from error
 
     async def _named(self) -> str:
         return await images.ensure(
@@ -148,7 +158,7 @@ class Helper:
             "Image": image,
             "User": "0:0",
             "Entrypoint": [],
-            "Cmd": ["/bin/sh", "-c", f"PATH=$PATH:{':'.join(_DIRECTORIES)}; {script}"],
+            "Cmd": [_SHELL, "-c", f"PATH=$PATH:{':'.join(_DIRECTORIES)}; {script}"],
             "Healthcheck": {"Test": ["NONE"]},
             "Labels": dict(self._labels),
             "HostConfig": {
@@ -218,8 +228,8 @@ def _archive(commands: Sequence[Batch]) -> bytes:
 def _error(image: str, code: int, words: str) -> OSError:
     """Return what a helper's end means, with the kernel's own number where it told."""
     if code == _NO_TOOL:
-        return OSError(errno.ENOENT, f"{image} lacks `ip`, `tc` or a shell: {words}")
-    number = errno.ENOENT if _UNKNOWN_KIND in words else errno.EIO
+        return OSError(errno.ENOPKG, f"{image} lacks `ip`, `tc` or a shell: {words}")
+    number = next((number for sign, number in _SIGNS.items() if sign in words), errno.EIO)
     for line in words.splitlines():
         if line.startswith(_ANSWERS):
             texts = {os.strerror(one): one for one in errno.errorcode}

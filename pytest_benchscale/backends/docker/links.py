@@ -13,14 +13,19 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from pytest_benchscale.backends.docker import routes
+from pytest_benchscale.backends import kernel
+from pytest_benchscale.backends.base import NodeStatus
+from pytest_benchscale.backends.docker import devices, routes
 from pytest_benchscale.backends.docker.containers import Containers
 from pytest_benchscale.backends.docker.entered import enter
 from pytest_benchscale.backends.docker.helper import HelpedConduit, Helper
+from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.node import DockerNode, Fate, NodeConduit
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.errors import BackendUnavailable, NodeDied
-from pytest_benchscale.network import kernel
+from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side
+from pytest_benchscale.network.prober import open_sockets
 
 __all__ = ["Access"]
 
@@ -36,6 +41,7 @@ class Access:
         self._enters = of_this_kernel and routes.can_be_set(containers.engine)
         self._name = containers.engine.name
         self._helper = Helper(containers)
+        self._programs: dict[str, Programs] = {}
         self._limit = anyio.CapacityLimiter(_AT_ONCE)
 
     async def has_netem(self) -> bool:
@@ -60,17 +66,37 @@ class Access:
         async with node.linking:
             return await self._links(node, fate)
 
+    async def echoes(self, node: DockerNode, fate: Fate) -> Echoes | None:
+        """Return sockets in a container's network; where it cannot be entered, a program in it.
+
+        Raises:
+            NodeDied: it has ended.
+        """
+        _require_alive(node)
+        if self._enters and node.plan.interfaces:
+            try:
+                return await to_thread.run_sync(_open_sockets, node, limiter=self._limit)
+            except OSError as error:
+                if (reason := await fate()) is not None:
+                    raise reason from error
+                # As in `_found`.
+        if node.status is NodeStatus.PAUSED:
+            return None
+        _require_alive(node)
+        assert node.transport is not None  # noqa: S101  it is alive
+        return ProgramEchoes(Programs.of(self._programs, node.plan.name, node.transport))
+
     async def _links(self, node: DockerNode, fate: Fate) -> Mapping[str, Link]:
         _require_alive(node)
         if node.conduit is None:
             run = node.pid
-            conduit, devices = await self._found(node, fate)
+            conduit, found = await self._found(node, fate)
             try:
                 _require_alive(node, run)
             except NodeDied as error:
                 conduit.lost(error)
                 raise
-            node.conduit, node.devices = conduit, devices
+            node.conduit, node.devices = conduit, found
         return {
             network: Link(device, Side.INSIDE, node.conduit)
             for network, device in node.devices.items()
@@ -85,8 +111,16 @@ class Access:
                 if (reason := await fate()) is not None:
                     raise reason from error
                 # The daemon counts processes otherwise: it is in a container, or this process is.
-        devices = {one.network: one.device for one in plan.interfaces}
-        return HelpedConduit(node, self._helper, fate), devices
+        planned = {one.network: one.device for one in plan.interfaces}
+        return HelpedConduit(node, self._helper, fate), planned
+
+
+def _open_sockets(node: DockerNode) -> SocketEchoes:
+    def work() -> SocketEchoes:
+        devices.find(node.plan.interfaces)  # it is the node's
+        return SocketEchoes(open_sockets())
+
+    return inside(node.pid, work)
 
 
 def _require_alive(node: DockerNode, pid: int | None = None) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 
+from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.connection import is_local
 from pytest_benchscale.backends.libvirt.remote import is_by_ssh
-from pytest_benchscale.errors import BenchscaleError
+from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
-__all__ = ["needs_way_out", "notes_on", "why_not"]
+__all__ = ["check_memory", "needs_way_out", "notes_on", "why_not"]
 
 _KEYS_OF_A_NEW_MACHINE = ("image", "memory_mb", "vcpus", "disk_gb")
 
@@ -77,3 +78,20 @@ def _of_existing(node: NodeSpec) -> Iterator[str]:
     for key in _KEYS_OF_A_NEW_MACHINE:
         if getattr(node, key) is not None:
             yield f"{key} is for a machine that is made, and {node.existing!r} is there"
+
+
+def check_memory(plan: LabPlan, there: int) -> None:
+    """Check that the daemon's machine has the memory, `there` MiB, that each node wants.
+
+    Raises:
+        LabError: it has not.
+    """
+    for node in plan.nodes:
+        wanted = node.spec.memory_mb or 0
+        if wanted > there:
+            raise LabError(
+                f"node {node.name!r} wants {wanted} MiB of memory, and the daemon's machine has {there}",
+                node=node.name,
+                step="memory",
+                resolution="give it a smaller `memory_mb`",
+            )

@@ -32,6 +32,7 @@ from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.vigil import Vigil
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
@@ -43,8 +44,12 @@ __all__ = ["LibvirtBackend"]
 
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
+        Capability.CLOCK,
         Capability.PAUSE,
         Capability.STOP,
+        Capability.CONDITIONS,
+        Capability.PARTITIONS,
         Capability.MEMORY_LIMIT,
         Capability.CPU_LIMIT,
         Capability.DISK_SIZE,
@@ -64,6 +69,7 @@ class LibvirtBackend:
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self) -> None:
+        self._programs: dict[str, Programs] = {}
         self._connection: Connection | None = None
         self._lab: LibvirtLab | None = None
         self._vigil: Vigil | None = None
@@ -174,14 +180,14 @@ class LibvirtBackend:
         node = self._nodes.get(name)
         if node is None:
             return
+        if not node.is_ours:
+            await self._opened().release(node)
         node.status = NodeStatus.STOPPED if node.is_alive else node.status
         node.lost(NodeDied(name, "it was removed"))
         if node.is_ours:
             await self._watching()
             await self._opened().end(node)
             await self._opened().delete(node)
-        else:
-            self._opened().release(node)
         self._nodes.pop(name, None)
 
     async def get_node(self, name: str) -> NodeInfo:
@@ -209,16 +215,21 @@ class LibvirtBackend:
         return await self._opened().log(self._node(name))
 
     async def has_netem(self) -> bool:
-        """Return False: not there yet."""
-        return False
+        """Return whether the kernel of the daemon's machine can, and those of machines that were there."""
+        return await self._opened().has_netem()
 
     async def links(self, name: str) -> Mapping[str, Link]:
-        """Not there yet: where conditions apply."""
-        raise NotSupported(self.name, Capability.CONDITIONS)
+        """Return the taps of a guest; of a machine that was there before, its own devices."""
+        node = self._node(name)
+        if not node.is_alive:
+            raise NodeDied(name, node.why())
+        return await self._opened().links(node)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have a program measure from within; what cannot run one now, since it is paused, gets none."""
+        if self._node(name).status is NodeStatus.PAUSED:
+            return None
+        return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""
@@ -232,9 +243,10 @@ class LibvirtBackend:
             return
         with ExitStack() as last:
             if lab is not None:
+                last.callback(lab.keys.close)
+                await lab.let_go()
                 for node in self._nodes.values():
                     node.lost(NodeDied(node.plan.name, "its lab is closed"))
-                last.callback(lab.keys.close)
                 await self._watching()
                 await lab.remove_all()
             self._nodes.clear()

@@ -22,8 +22,10 @@ from pytest_benchscale.backends.libvirt.failures import GONE, explain, told
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.ssh.backend import login_of
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
+from pytest_benchscale.backends.ssh.links import MachineLinks
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, MachineMissing
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.connections import connect
@@ -49,6 +51,7 @@ class ExistingMachine:
         self._lock = MachineLock(lab, node.plan.name)
         self._address: IpAddress | None = None
         self._devices: Mapping[IpAddress, str] = {}
+        self._links: MachineLinks | None = None
 
     async def use(self) -> None:
         """Find the machine, log in, and keep other labs from using it.
@@ -82,9 +85,29 @@ class ExistingMachine:
         there = interfaces(known, self._devices)
         return replace(self._node.info(), addresses=known, interfaces=there)
 
-    def release(self) -> None:
-        """Let other labs use it. It stays as it is."""
-        self._lock.release()
+    async def links(self) -> Mapping[str, Link]:
+        """Return its own devices on the networks; none where it is on no network.
+
+        Raises:
+            LabError: it does not tell its devices.
+        """
+        info = self.info()
+        assert self._links is not None  # noqa: S101  it is in use
+        return await self._links.on(info.addresses, self._devices)
+
+    async def has_netem(self) -> bool:
+        """Return whether its kernel can delay and lose packets."""
+        assert self._links is not None  # noqa: S101  it is in use
+        return await self._links.has_netem()
+
+    async def release(self) -> None:
+        """Let other labs use it, as it was."""
+        links, self._links = self._links, None
+        try:
+            if links is not None:
+                await links.aclose()
+        finally:
+            self._lock.release()
 
     # --- steps ---
 
@@ -189,6 +212,7 @@ class ExistingMachine:
         plan, fate = self._node.plan, self._node.fate
         transport = SshTransport(plan.name, login, env=plan.env, fate=fate, greet=self._lock.take)
         self._node.transport = transport
+        self._links = MachineLinks(transport, self._lab.timeout_scale)
         self._devices = await devices(transport)
 
     def _no_way(self, failed: LoginFailed) -> LabError:

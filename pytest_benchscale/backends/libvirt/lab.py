@@ -14,8 +14,9 @@ from typing import Any
 
 import libvirt
 
-from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodePlan, NodeStatus
+from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodeStatus
 from pytest_benchscale.backends.libvirt import direct_boot, images
+from pytest_benchscale.backends.libvirt.ability import check_memory
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.blueprint import Blueprints, way_out
 from pytest_benchscale.backends.libvirt.connection import Connection
@@ -24,6 +25,7 @@ from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, doma
 from pytest_benchscale.backends.libvirt.existing import ExistingMachine
 from pytest_benchscale.backends.libvirt.failures import ENDED, explain, told
 from pytest_benchscale.backends.libvirt.keys import LabKeys
+from pytest_benchscale.backends.libvirt.links import Taps
 from pytest_benchscale.backends.libvirt.naming import Names
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
@@ -39,6 +41,7 @@ from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.backends.libvirt.waking import until_awake, until_quiet
 from pytest_benchscale.errors import LabError, NodeDied
+from pytest_benchscale.network.link import Link
 from pytest_benchscale.transports.ssh.client import SshTransport
 from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed
 
@@ -60,6 +63,7 @@ class LibvirtLab:
         self.names = Names.of(plan)
         self.networks = Networks(connection, plan, self.names)
         self.keys = LabKeys(plan.lab_id)
+        self.taps = Taps(connection, self.names, plan.timeout_scale)
         self._plan = plan
         self._acceleration = acceleration
         self._blueprints = Blueprints(plan, self.names, self.networks, acceleration.kind)
@@ -82,7 +86,7 @@ class LibvirtLab:
         self._machine = f"{host}:{self._storage.directory}"
         cache = images.cache_directory()
         self._shelf = Shelf(self.connection, self._storage, cache, self._machine)
-        self._check_memory(memory_mb)
+        check_memory(self._plan, memory_mb)
         emulated = self._is_emulated
         self._boots = asyncio.Semaphore(max(2, cpus if emulated else cpus * _BOOTS_PER_CPU))
         made = [node for node in self._plan.nodes if node.spec.existing is None]
@@ -103,11 +107,11 @@ class LibvirtLab:
         machine = self._existing.get(node.plan.name)
         return node.info() if machine is None else machine.info()
 
-    def release(self, node: LibvirtNode) -> None:
-        """Leave a machine that was there already as it is."""
+    async def release(self, node: LibvirtNode) -> None:
+        """Leave a machine that was there already as it was."""
         machine = self._existing.pop(node.plan.name, None)
         if machine is not None:
-            machine.release()
+            await machine.release()
 
     async def create(self, node: LibvirtNode) -> None:
         """Make a guest and wait until it is ready: from a kept state, or else by its first boot."""
@@ -272,8 +276,6 @@ class LibvirtLab:
         Raises:
             LabError: something could not be removed.
         """
-        for machine in self._existing.values():
-            machine.release()
         with told("what is left of the lab could not be removed", "close"):
             await self.connection.call(self._destroy_domains)
             if self._storage is not None:
@@ -290,12 +292,23 @@ class LibvirtLab:
         """Return how long a guest may take to stop: longer where it is emulated, else it loses files."""
         return min(grace * _EMULATION, grace + _MORE_GRACE) if self._is_emulated else grace
 
-    def taps(self, plan: NodePlan) -> Mapping[str, str]:
-        """Return the devices on the daemon's machine, by network."""
-        return {
-            interface.network: self.names.tap(plan.name, number)
-            for number, interface in enumerate(plan.interfaces, 1)
-        }
+    async def links(self, node: LibvirtNode) -> Mapping[str, Link]:
+        """Return where conditions of a node are applied: at its taps, or in a machine that was there."""
+        machine = self._existing.get(node.plan.name)
+        return self.taps.of(node.plan) if machine is None else await machine.links()
+
+    async def has_netem(self) -> bool:
+        """Return whether the kernel of each link can delay and lose packets, as far as it can be asked."""
+        answers = [await machine.has_netem() for machine in self._existing.values()]
+        if any(node.spec.existing is None for node in self._plan.nodes):
+            answers.append(await self.taps.has_netem())
+        return all(answers)
+
+    async def let_go(self) -> None:
+        """Take back all that acts on links, and leave the machines that were there already."""
+        for machine in self._existing.values():
+            await machine.release()
+        await self.taps.aclose()
 
     # --- parts ---
 
@@ -347,17 +360,6 @@ class LibvirtLab:
     @property
     def _is_emulated(self) -> bool:
         return self._acceleration.kind == "qemu"
-
-    def _check_memory(self, there: int) -> None:
-        for node in self._plan.nodes:
-            wanted = node.spec.memory_mb or 0
-            if wanted > there:
-                raise LabError(
-                    f"node {node.name!r} wants {wanted} MiB of memory, and the daemon's machine has {there}",
-                    node=node.name,
-                    step="memory",
-                    resolution="give it a smaller `memory_mb`",
-                )
 
     def _destroy_domains(self) -> None:
         for node in self.names.nodes:

@@ -52,6 +52,7 @@ __all__ = ["LocalBackend"]
 _START_SECONDS = 30.0
 _CAPABILITIES = frozenset(
     {
+        Capability.FULL_DISK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.VOLUMES,

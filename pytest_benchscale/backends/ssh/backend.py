@@ -1,4 +1,4 @@
-"""Nodes as machines that are there already: used through their sshd, never created, changed or ended.
+"""Nodes as machines that are there already: used by their sshd, not created or ended, and left as they were.
 
 Networks are not made either: those in a topology describe what there is. A node's address there is the
 declared one, and that of the machine where none is.
@@ -18,6 +18,7 @@ import asyncssh
 
 from pytest_benchscale.backends.base import (
     Capability,
+    InterfacePlan,
     LabPlan,
     NetworkInfo,
     NetworkPlan,
@@ -26,15 +27,23 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
+from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
+from pytest_benchscale.backends.ssh.conduit import MachineConduit
 from pytest_benchscale.backends.ssh.devices import devices, interfaces
+from pytest_benchscale.backends.ssh.links import MachineLinks
 from pytest_benchscale.backends.ssh.lock import MachineLock
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported
+from pytest_benchscale.network import render
 from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
 from pytest_benchscale.topology.addressing import IpAddress, IpNetwork
 from pytest_benchscale.topology.model import NodeSpec, Topology
+from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.login import HostKeys, Login, explain
+from pytest_benchscale.transports.ssh.connections import Connections
+from pytest_benchscale.transports.ssh.login import HostKeys, Login, LoginFailed, explain
+from pytest_benchscale.transports.ssh.users import switched
 
 __all__ = ["SshBackend", "login_of"]
 
@@ -49,6 +58,7 @@ class _Machine:
     lock: MachineLock
     addresses: Mapping[str, IpAddress]  # by network
     devices: Mapping[IpAddress, str]  # its own, as far as it tells
+    links: MachineLinks
 
 
 class SshBackend:
@@ -57,10 +67,11 @@ class SshBackend:
     name: ClassVar[str] = "ssh"
     links_outlive_nodes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
-        {Capability.EXISTING, Capability.USERS}
+        {Capability.EXISTING, Capability.USERS, Capability.CONDITIONS, Capability.PARTITIONS}
     )
 
     def __init__(self) -> None:
+        self._programs: dict[str, Programs] = {}
         self._plan: LabPlan | None = None
         self._machines: dict[str, _Machine] = {}
 
@@ -105,7 +116,9 @@ class SshBackend:
             plan.name, login, env=plan.env, fate=self._unknown, greet=lock.take
         )
         addresses = {one.name: one.address or address for one in plan.spec.networks}
-        machine = self._machines[plan.name] = _Machine(plan, transport, lock, addresses, {})
+        links = MachineLinks(transport, lab.timeout_scale)
+        machine = _Machine(plan, transport, lock, addresses, {}, links)
+        self._machines[plan.name] = machine
         machine.devices = await devices(transport)
         if not lock.is_possible and lab.progress is not None:
             lab.progress(f"node {plan.name!r}: no flock there, so other runs may use it, too")
@@ -132,11 +145,14 @@ class SshBackend:
         self._refuse(Capability.PAUSE)
 
     async def delete_node(self, name: str) -> None:
-        """Log out and unlock; the machine stays as it is."""
+        """Log out and unlock; the machine is left as it was."""
         machine = self._machines.pop(name, None)
         if machine is not None:
-            machine.lock.release()
-            await machine.transport.aclose()
+            try:
+                await machine.links.aclose()
+            finally:
+                machine.lock.release()
+                await machine.transport.aclose()
 
     async def get_node(self, name: str) -> NodeInfo:
         """Return what is known of a machine."""
@@ -158,16 +174,27 @@ class SshBackend:
         return ""
 
     async def has_netem(self) -> bool:
-        """Return False: not there yet."""
-        return False
+        """Return whether all machines can; before they are nodes, those for which the file asks for it.
+
+        Raises:
+            LabError: a machine cannot be asked.
+        """
+        lab = self._opened()
+        if self._machines:
+            asked = [machine.links.has_netem() for machine in self._machines.values()]
+        else:
+            plans = [plan for plan in lab.nodes if any(map(_needs_netem, plan.interfaces))]
+            asked = [_has_netem(plan, lab) for plan in plans]
+        return all(await asyncio.gather(*asked))
 
     async def links(self, name: str) -> Mapping[str, Link]:
-        """Not there yet: where conditions apply."""
-        raise NotSupported(self.name, Capability.CONDITIONS)
+        """Return the machine's own devices on the networks; none where it is on no network."""
+        machine = self._machine(name)
+        return await machine.links.on(machine.addresses, machine.devices)
 
     async def echoes(self, name: str) -> Echoes | None:
-        """Not there yet: the way to send probes."""
-        raise NotSupported(self.name, Capability.PARTITIONS)
+        """Have a program measure from within."""
+        return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""
@@ -217,6 +244,29 @@ def login_of(spec: NodeSpec, directory: Path, timeout_scale: float = 1.0) -> Log
             unchecked=known == _ANY_KEY,
         ),
     )
+
+
+def _needs_netem(interface: InterfacePlan) -> bool:
+    return interface.conditions is not None and render.needs_netem(interface.conditions)
+
+
+async def _has_netem(plan: NodePlan, lab: LabPlan) -> bool:
+    """Ask a machine that is no node yet."""
+    login = login_of(plan.spec, lab.directory, lab.timeout_scale)
+    connections = Connections(plan.name, login)
+
+    async def start(command: Command) -> Stream:
+        try:
+            return await connections.open_stream(switched(command))
+        except LoginFailed as failed:
+            raise failed.as_error(plan.name) from failed
+
+    conduit = MachineConduit(f"node {plan.name!r}", start, node=plan.name)
+    try:
+        return await conduit.has_netem()
+    finally:
+        await conduit.aclose()
+        connections.abort()
 
 
 def _info(machine: _Machine) -> NodeInfo:

@@ -77,6 +77,18 @@ class SshTransport:
         """Create or replace a file."""
         await self._files.write_bytes(remote, data, mode)
 
+    async def open_stream(self, command: Command) -> Stream:
+        """Start a command on a channel of its own, the end of which it notices as that of its input.
+
+        Raises:
+            LabError: there is no connection, or the machine carries no more commands.
+            NodeDied: the node is gone.
+        """
+        try:
+            return await self._open_stream(command)
+        except LoginFailed as failed:
+            raise await self._shells.fate() or failed.as_error(self.node) from failed
+
     async def aclose(self) -> None:
         """Let go of the node."""
         self.lost(NodeDied(self.node, "it was let go of"))

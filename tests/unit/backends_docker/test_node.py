@@ -12,6 +12,7 @@ from pytest_benchscale.topology.loader import load_text
 
 STARTED = "2025-01-31T12:00:10.5Z"
 AT = nanoseconds(STARTED)
+STATE = {"StartedAt": STARTED, "Pid": 4711}
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def node() -> DockerNode:
 
 
 def test_news_of_its_end_make_it_dead(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     assert node.info().status is NodeStatus.RUNNING
     node.died(AT + 5, "it fell")
     assert node.info().status is NodeStatus.DEAD
@@ -30,26 +31,26 @@ def test_news_of_its_end_make_it_dead(node):
 
 
 def test_news_of_an_earlier_end_do_not(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.died(AT - 5, "before")
     assert node.info().status is NodeStatus.RUNNING
 
 
 def test_news_that_were_faster_than_the_answer_to_the_start_count(node):
     node.died(AT + 5, "at once")
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     assert node.info().status is NodeStatus.DEAD
 
 
 def test_what_was_stopped_does_not_die(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.status = NodeStatus.STOPPED
     node.died(AT + 5, "by the stop")
     assert node.info().status is NodeStatus.STOPPED
 
 
 def test_a_stop_that_failed_leaves_it_running_or_as_dead_as_it_is(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.status = NodeStatus.STOPPED
     node.still(NodeStatus.RUNNING)
     assert node.info().status is NodeStatus.RUNNING
@@ -60,7 +61,7 @@ def test_a_stop_that_failed_leaves_it_running_or_as_dead_as_it_is(node):
 
 
 def test_want_of_memory_is_part_of_the_reason(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.ran_out_of_memory(AT + 1)
     node.died(AT + 2, "it was killed")
     assert "want of memory" in str(node.info().reason)
@@ -70,14 +71,14 @@ def test_want_of_memory_is_part_of_the_reason(node):
     "state", [{"Running": True, "Paused": True}, {"Running": False, "ExitCode": 3}]
 )
 def test_its_state_is_taken_over_when_news_were_missed(node, state):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.seen({"FinishedAt": "2025-01-31T12:00:20Z", **state})
     expected = NodeStatus.PAUSED if state["Running"] else NodeStatus.DEAD
     assert node.info().status is expected
 
 
 def test_a_container_that_is_gone_is_dead(node):
-    node.started({"StartedAt": STARTED})
+    node.started(STATE)
     node.gone()
     assert node.info().reason == "its container was removed"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_benchscale.network.kernel import has_netem
+from pytest_benchscale.backends.kernel import has_netem
 from tests.netem.measuring import Table
 
 MUST_RUN = "BENCHSCALE_TEST_NETEM"  # =required

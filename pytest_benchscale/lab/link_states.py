@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -244,10 +244,17 @@ class LinkStates:
         """
         async with self._turn:
             due: dict[Conduit, list[_Due]] = defaultdict(list)
-            for node in self._machines if nodes is None else nodes:
-                for one in await self._due(node):
-                    due[one.link.conduit].append(one)
             failures: list[BenchscaleError] = []
+            asked = list(self._machines if nodes is None else nodes)
+            answers = await asyncio.gather(*map(self._due, asked), return_exceptions=True)
+            for node, answer in zip(asked, answers, strict=True):
+                if isinstance(answer, BenchscaleError):
+                    await self._tell(answer, [node], failures)
+                elif isinstance(answer, BaseException):
+                    raise answer
+                else:
+                    for one in answer:
+                        due[one.link.conduit].append(one)
             async with anyio.create_task_group() as group:
                 for conduit, changes in due.items():
                     group.start_soon(self._change, conduit, changes, failures)
@@ -310,29 +317,29 @@ class LinkStates:
             for attachment, link, state in changes
             for step in steps(link, self._applied.get(attachment, NOTHING), state)
         ]
-        names = ", ".join(dict.fromkeys(repr(change.attachment.node) for change in changes))
+        nodes = list(dict.fromkeys(change.attachment.node for change in changes))
         try:
             with anyio.fail_after(self._context.scaled(APPLY_DEADLINE)):
                 await conduit.change(wanted)
         except (OSError, TimeoutError) as exc:
             reason = str(exc) or f"not done after {self._context.scaled(APPLY_DEADLINE):g} s"
             error: BenchscaleError = LabError(
-                f"what acts on the links of {names} could not be changed: {reason}",
-                node=changes[0].attachment.node,
+                f"what acts on the links of {', '.join(map(repr, nodes))} could not be changed: {reason}",
+                node=nodes[0],
                 step="network conditions",
             )
-            await self._tell(error, changes, failures)
+            await self._tell(error, nodes, failures)
         except BenchscaleError as exc:
-            await self._tell(exc, changes, failures)
+            await self._tell(exc, nodes, failures)
         else:
             for attachment, _, state in changes:
                 self._applied[attachment] = state
 
     async def _tell(
-        self, error: BenchscaleError, changes: list[_Due], failures: list[BenchscaleError]
+        self, error: BenchscaleError, nodes: Sequence[str], failures: list[BenchscaleError]
     ) -> None:
         """Keep an error, unless it is that the nodes have ended meanwhile: then their links have, too."""
-        for node in dict.fromkeys(change.attachment.node for change in changes):
+        for node in nodes:
             machine = self._machines[node]
             alive = machine.info is not None and (await machine.refresh()).status in {
                 NodeStatus.RUNNING,

@@ -40,6 +40,12 @@ def figures(name: str) -> tuple[float, float, float, float]:
     )
 
 
+def offered(name: str) -> float:
+    """Return the bit/s of which more than the rate is left when the losses are gone."""
+    _, _, loss, rate = figures(name)
+    return 1.3 * rate / (1 - loss / 100)
+
+
 async def listen(agent: Agent, lab: Lab, node: str, kind: str) -> list[dict[str, object]]:
     """Listen on each network; return where."""
     found: list[dict[str, object]] = []
@@ -130,7 +136,7 @@ async def test_the_rate_of_every_preset_is_as_declared(lab: Lab, table: Table) -
             (slow, 5.0),
             *(([name], 1.5) for name in limited if name not in slow),
         ]:
-            flows = [{**places[name], "rate": min(1.3 * figures(name)[3], 150e6)} for name in names]
+            flows = [{**places[name], "rate": min(offered(name), 150e6)} for name in names]
             await a.ask("offer", flows=flows, seconds=seconds)
             arrived = await b.ask("report", names=names, quiet=QUIET if len(names) > 1 else 0.5)
             for name, bins in zip(names, arrived, strict=True):

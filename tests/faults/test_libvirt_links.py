@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_benchscale.backends.libvirt import images
 from pytest_benchscale.network.link import NOTHING, Link, LinkState, Side
 from pytest_benchscale.network.render import steps
 from pytest_benchscale.network.steps import AddMirror
@@ -51,7 +52,9 @@ def test_killing_pytest_in_a_fault_leaves_no_device(workplace: Path) -> None:
     (workplace / "test_it.py").write_text(SESSION)
     uri = virtual.find()
     argv = ["-m", "pytest", "-s", "-p", "no:cacheprovider", "--benchscale-backend=libvirt", "."]
-    process = start(argv, cwd=workplace, env={virtual.VARIABLE: uri})
+    # The states that are kept for other tests are of use to this one, too.
+    env = {virtual.VARIABLE: uri, "XDG_CACHE_HOME": str(images.cache_directory().parent)}
+    process = start(argv, cwd=workplace, env=env)
     try:
         said = wait_for_output(process, "END\n", seconds=300)
         lab, tap = json.loads(said.partition("LINK ")[2].partition(" END")[0])

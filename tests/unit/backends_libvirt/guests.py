@@ -57,6 +57,7 @@ class FakeGuest:
         self.shown_key = self.host_key
         self.system("running")
         self._path = os.environ["PATH"]
+        self._lives = 0
         self._servers: list[asyncssh.SSHAcceptor] = []
         self._connections: list[asyncssh.SSHServerConnection] = []
         self._processes: list[asyncio.subprocess.Process] = []
@@ -87,7 +88,10 @@ class FakeGuest:
         )
 
     async def power_off(self) -> None:
-        """End everything at once."""
+        """End everything at once, also what is only beginning."""
+        self._lives += 1
+        for server in self._servers:
+            server.close()
         for connection in self._connections:
             connection.abort()
         for process in self._processes:
@@ -95,7 +99,6 @@ class FakeGuest:
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
         for server in self._servers:
-            server.close()
             await server.wait_closed()
         self._servers, self._connections, self._processes = [], [], []
 
@@ -162,6 +165,7 @@ class FakeGuest:
         return SshTransport("guest", login, env={}, fate=asked)
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        life = self._lives
         command = shlex.quote(process.command or "")
         script = _INSIDE.format(root=self.root, path=self._path, command=command)
         pipe = asyncio.subprocess.PIPE
@@ -173,6 +177,8 @@ class FakeGuest:
             start_new_session=True,
         )
         self._processes.append(child)
+        if life != self._lives:
+            os.killpg(child.pid, signal.SIGKILL)
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None

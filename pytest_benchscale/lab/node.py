@@ -18,7 +18,6 @@ from pytest_benchscale.lab.arguments import (
     encode,
     node_path,
 )
-from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.lifecycle import Lifecycle
 from pytest_benchscale.lab.machine import Machine
@@ -339,54 +338,6 @@ class Node(NodeFaults):
         """
         __tracebackhide__ = True
         return await waits.for_log(self._machine, pattern, timeout)
-
-    def impair(
-        self,
-        /,
-        *,
-        network: str | None = None,
-        preset: str | None = None,
-        attest: bool = True,
-        **figures: float | str,
-    ) -> Fault:
-        """Worsen what the node sends, on one network or all, for the duration of an `async with` block.
-
-        Figures are those of the topology file, such as `latency_ms`, and win over the preset's; both lie
-        over what is there already, and leaving the block brings that back. The measured proof, which
-        `attest=False` leaves out, is of latency and loss, as far as a neighbour is up to measure with.
-
-        Raises:
-            LabError: an unknown figure, preset or network, or a value that cannot be.
-            BackendUnavailable: on entering, when it takes sch_netem and the kernel has none.
-            FaultNotEffective: on entering, when measuring shows no effect.
-            FaultNotHealed: on leaving, when it shows that the effect is still there.
-        """
-        __tracebackhide__ = True
-        return self._faults.impair(
-            self.name, network=network, preset=preset, attest=attest, figures=figures
-        )
-
-    @on_portal
-    async def set_conditions(
-        self,
-        /,
-        *,
-        network: str | None = None,
-        preset: str | None = None,
-        **figures: float | str,
-    ) -> None:
-        """Lay figures over what the file declares for the node's links, on one network or all.
-
-        They stay until they are set anew, or the lab is healed; without any, what is declared counts
-        again. Impairments lie over them.
-
-        Raises:
-            LabError, BackendUnavailable: as `impair` says.
-        """
-        __tracebackhide__ = True
-        await self._faults.set_conditions(
-            self.name, network=network, preset=preset, figures=figures
-        )
 
     def _require_source(self, path: Path) -> None:
         __tracebackhide__ = True

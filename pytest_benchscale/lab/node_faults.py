@@ -8,9 +8,11 @@ from pytest_benchscale.lab.arguments import node_path
 from pytest_benchscale.lab.clock import ClockOffset
 from pytest_benchscale.lab.disk_full import DiskFull
 from pytest_benchscale.lab.fault import Fault, faulty
+from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.lifecycle import Lifecycle
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node_states import Killed, Paused, Stopped
+from pytest_benchscale.lab.portal import Portal, blocking, on_portal
 from pytest_benchscale.lab.pressure import CpuPressure, MemoryPressure
 from pytest_benchscale.topology.model import NodeSpec
 
@@ -27,6 +29,56 @@ class NodeFaults:
     _spec: NodeSpec
     _machine: Machine
     _lifecycle: Lifecycle
+    _faults: Faults
+    _portal: Portal
+
+    def impair(
+        self,
+        /,
+        *,
+        network: str | None = None,
+        preset: str | None = None,
+        attest: bool = True,
+        **figures: float | str,
+    ) -> Fault:
+        """Worsen what the node sends, on one network or all, for the duration of an `async with` block.
+
+        Figures are those of the topology file, such as `latency_ms`, and win over the preset's; both lie
+        over what is there already, and leaving the block brings that back. The measured proof, which
+        `attest=False` leaves out, is of latency and loss, as far as a neighbour is up to measure with.
+
+        Raises:
+            LabError: an unknown figure, preset or network, or a value that cannot be.
+            BackendUnavailable: on entering, when it takes sch_netem and the kernel has none.
+            FaultNotEffective: on entering, when measuring shows no effect.
+            FaultNotHealed: on leaving, when it shows that the effect is still there.
+        """
+        __tracebackhide__ = True
+        return self._faults.impair(
+            self._machine.name, network=network, preset=preset, attest=attest, figures=figures
+        )
+
+    @on_portal
+    async def set_conditions(
+        self,
+        /,
+        *,
+        network: str | None = None,
+        preset: str | None = None,
+        **figures: float | str,
+    ) -> None:
+        """Lay figures over what the file declares for the node's links, on one network or all.
+
+        They stay until they are set anew, or the lab is healed; without any, what is declared counts
+        again. Impairments lie over them.
+
+        Raises:
+            LabError, BackendUnavailable: as `impair` says.
+        """
+        __tracebackhide__ = True
+        await self._faults.set_conditions(
+            self._machine.name, network=network, preset=preset, figures=figures
+        )
 
     def paused(self) -> Fault:
         """Freeze everything in the node during the block."""
@@ -90,6 +142,10 @@ class NodeFaults:
 class SyncNodeFaults:
     """The same for a `with` block."""
 
+    _portal: Portal
+
+    impair = faulty(NodeFaults.impair)
+    set_conditions = blocking(NodeFaults.set_conditions)
     paused = faulty(NodeFaults.paused)
     killed = faulty(NodeFaults.killed)
     stopped = faulty(NodeFaults.stopped)

@@ -10,7 +10,6 @@ from typing import Self
 from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
 from pytest_benchscale.lab.background import SyncBackground
-from pytest_benchscale.lab.fault import faulty
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.network_faults import SyncNetworkFaults
@@ -139,7 +138,6 @@ class SyncNode(SyncNodeFaults):
     wait_for_exec = blocking(Node.wait_for_exec)
     wait_for_file = blocking(Node.wait_for_file)
     wait_for_log = blocking(Node.wait_for_log)
-    set_conditions = blocking(Node.set_conditions)
 
     def process(
         self,
@@ -153,8 +151,6 @@ class SyncNode(SyncNodeFaults):
         """Return a background process: `with` starts it, and ends it with its children."""
         __tracebackhide__ = True
         return SyncProcess(self._wrapped.process(command, env=env, cwd=cwd, user=user, stdin=stdin))
-
-    impair = faulty(Node.impair)
 
 
 class SyncProcess:

@@ -19,6 +19,7 @@ from benchmarks import (
     contestants,
     daemon,
     daemon_jobs,
+    fault_jobs,
     jobs,
     pytest_jobs,
     ssh_jobs,
@@ -43,6 +44,7 @@ LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "up": jobs.up,
     "exec": jobs.execute,
     "copy": jobs.copy,
+    "faults": fault_jobs.faults,
     "memory": pytest_jobs.memory,
     "startup": pytest_jobs.startup,
 }

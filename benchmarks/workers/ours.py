@@ -50,8 +50,25 @@ class Ours:
         return LabOptions(images={"default": self.image})
 
     async def up(self, nodes: str) -> list[float]:
-        path = self.directory / f"{nodes}.yaml"
-        path.write_text(self.topology(int(nodes)))
+        return await self.bring_up(nodes, self.topology(int(nodes)))
+
+    async def up_limited(self, nodes: str) -> list[float]:
+        network = "{name: lan, subnet: 10.100.0.0/16, conditions: {bandwidth_kbps: 100000}}"
+        return await self.bring_up(f"{nodes}-limited", topology(int(nodes), network))
+
+    async def cut(self, attest: str) -> list[float]:
+        names = list(self.lab.nodes)
+        half = len(names) // 2
+        partition = self.lab.partition(set(names[:half]), set(names[half:]), attest=attest == "1")
+        start = perf_counter()
+        async with partition:
+            begun = perf_counter() - start
+            start = perf_counter()
+        return [begun, perf_counter() - start]
+
+    async def bring_up(self, name: str, text: str) -> list[float]:
+        path = self.directory / f"{name}.yaml"
+        path.write_text(text)
         start = perf_counter()
         from pytest_benchscale import Lab  # noqa: PLC0415  (its import is part of the first figure)
 
@@ -108,7 +125,7 @@ class Ours:
 
 
 async def work(ours: Ours) -> None:
-    verbs = (ours.up, ours.down, ours.exec, ours.burst, ours.everywhere)
+    verbs = (ours.up, ours.up_limited, ours.cut, ours.down, ours.exec, ours.burst, ours.everywhere)
     try:
         await serve(*verbs, ours.put, ours.get, ours.remove)
     finally:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Capability, NodeStatus
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.node import Node
@@ -18,7 +19,7 @@ FRAIL = """
 metadata: {name: contract-node-faults}
 network: {name: lan}
 nodes:
-  - {name: frail, memory_mb: 512, vcpus: 1}
+  - {name: frail%s}
   - {name: witness}
 """
 
@@ -32,7 +33,10 @@ class NodeFaultContract(Contract):
     @classmethod
     def frail_lab(cls, _backend_under_test: None) -> Iterator[Lab]:
         """Two nodes, one of them to be ill-treated."""
-        with cls.open(FRAIL) as lab:
+        limits = {Capability.MEMORY_LIMIT: ", memory_mb: 512", Capability.CPU_LIMIT: ", vcpus: 1"}
+        can = registry.get(cls.backend).capabilities
+        declared = "".join(text for capability, text in limits.items() if capability in can)
+        with cls.open(FRAIL % declared) as lab:
             yield lab
 
     @pytest.fixture

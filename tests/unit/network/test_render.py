@@ -138,6 +138,8 @@ def test_who_commands_the_node_over_the_link_is_spared():
     )
     assert verdict(made, "ingress", frame(OTHER_FOUR, FOUR)) == ACCEPTED
     assert verdict(made, "ingress", frame(FOUR, OTHER_FOUR)) == "v1-q0"
+    arp = bytes(12) + b"\x08\x06" + bytes(28)  # or both would lose each other
+    assert verdict(made, "ingress", arp) == ACCEPTED
 
 
 def test_many_senders_fit_into_programs_that_the_kernel_takes():

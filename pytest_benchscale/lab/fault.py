@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, ClassVar, Concatenate, ParamSpec, Self
+from typing import Any, ClassVar, Concatenate, ParamSpec
 
 import anyio
 
 from pytest_benchscale.errors import BenchscaleError, FaultNotHealed, LabError
+from pytest_benchscale.lab.block import Block, SyncBlock
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault_log import FaultRecord
 from pytest_benchscale.lab.portal import on_portal
@@ -23,7 +23,7 @@ DEADLINE = 60.0
 """Seconds, times the scale, in which a fault is made, or taken back."""
 
 
-class Fault(ABC):
+class Fault(Block):
     """A fault of a lab for the duration of an `async with` block; it can be used once.
 
     `what` tells in words what it is. Until it has ended, it is in the lab's `standing` ones.
@@ -106,70 +106,13 @@ class Fault(ABC):
             self._context.standing.pop(self, None)
             self._context.faults.end(self._record)
 
-    async def __aenter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            await self.begin()
-        except GeneratorExit:  # the caller's loop is gone
-            raise
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self.finish()  # it may have been made all the same
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        try:
-            await self.finish()
-        except BenchscaleError as error:
-            if exc is None:
-                raise
-            exc.add_note(f"and afterwards: {error}")  # what the test has found comes first
-
     def _late(self, what: str) -> LabError:
         seconds = self._context.scaled(self.deadline)
         return FaultNotHealed(f"'{self.what}' was not {what} after {seconds:g} s", step="fault")
 
 
-class SyncFault:
+class SyncFault(SyncBlock[Fault]):
     """A fault for a `with` block; see `Fault`."""
-
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
-
-    def __repr__(self) -> str:
-        return f"<SyncFault of {self._fault!r}>"
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            self._fault.portal.call_blocking(self._fault.begin)
-        except BaseException:
-            self._fault.portal.call_blocking(
-                self._fault.finish
-            )  # it may have been made all the same
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        try:
-            self._fault.portal.call_blocking(self._fault.finish)
-        except BenchscaleError as error:
-            if exc is None:
-                raise
-            exc.add_note(f"and afterwards: {error}")
 
 
 def faulty(make: Callable[Concatenate[Any, P], Fault]) -> Callable[Concatenate[Any, P], SyncFault]:

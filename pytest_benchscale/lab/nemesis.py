@@ -8,12 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import anyio
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import LabError, NotSupported
+from pytest_benchscale.lab.block import Block, SyncBlock
 from pytest_benchscale.lab.chance import check_seed, draw_seed
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.portal import on_portal
@@ -60,7 +61,7 @@ class NemesisStep:
         return f"{clock} {self.planned}  [{state}]"
 
 
-class Nemesis:
+class Nemesis(Block):
     """Makes faults while its `async with` block runs; `Lab.nemesis` makes it.
 
     `seed` decides everything and is printed; when the block fails, seed and schedule are notes on
@@ -156,18 +157,6 @@ class Nemesis:
         if error := task.exception():
             raise error
 
-    async def __aenter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            await self.begin()
-        except GeneratorExit:  # the caller's loop is gone
-            raise
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self.finish()  # it may have begun all the same
-            raise
-        return self
-
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -233,15 +222,8 @@ class Nemesis:
         return self._over.is_set()
 
 
-class SyncNemesis:
+class SyncNemesis(SyncBlock[Nemesis]):
     """A nemesis for a `with` block; see `Nemesis`."""
-
-    def __init__(self, nemesis: Nemesis) -> None:
-        self._wrapped = nemesis
-        self._portal = nemesis.portal
-
-    def __repr__(self) -> str:
-        return f"<SyncNemesis of {self._wrapped!r}>"
 
     @property
     def seed(self) -> int:
@@ -257,15 +239,6 @@ class SyncNemesis:
     def report(self) -> str:
         """Seed and schedule so far, as a failing test shows them."""
         return self._wrapped.report
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            self._portal.call_blocking(self._wrapped.begin)
-        except BaseException:
-            self._portal.call_blocking(self._wrapped.finish)  # it may have begun all the same
-            raise
-        return self
 
     def __exit__(
         self,

@@ -6,12 +6,11 @@ import asyncio
 import re
 import signal
 import time
-from types import TracebackType
-from typing import Self
 
 import anyio
 
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, WaitTimeout
+from pytest_benchscale.lab.block import Block
 from pytest_benchscale.lab.history import CommandRecord
 from pytest_benchscale.lab.lines import LineLog, LineStream
 from pytest_benchscale.lab.machine import Machine
@@ -28,7 +27,7 @@ GRACE = 2.0
 _SHOWN_LINES = 40
 
 
-class Process:
+class Process(Block):
     """A process that runs while the `async with` block does; `Node.process` makes it.
 
     Its output is read all the time, so that it never blocks; the newest 10,000 lines are kept. On
@@ -59,27 +58,6 @@ class Process:
     def __repr__(self) -> str:
         state = "not started" if self._running is None else self._outcome()
         return f"<Process {self._command_line!r} on {self._node!r}: {state}>"
-
-    async def __aenter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            await self.begin()
-        except GeneratorExit:  # the caller's loop is gone
-            raise
-        except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True):
-                await self.finish()  # it may have started all the same
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        await self.finish()
 
     @property
     def returncode(self) -> int | None:

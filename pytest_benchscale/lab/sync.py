@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
-from types import TracebackType
-from typing import Self
 
 from pytest_benchscale.backends.base import NetworkInfo, NodeStatus
 from pytest_benchscale.lab.arguments import CommandLike
 from pytest_benchscale.lab.background import SyncBackground
+from pytest_benchscale.lab.block import SyncBlock
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.lines import LineStream
 from pytest_benchscale.lab.network_faults import SyncNetworkFaults
@@ -153,35 +152,13 @@ class SyncNode(SyncNodeFaults):
         return SyncProcess(self._wrapped.process(command, env=env, cwd=cwd, user=user, stdin=stdin))
 
 
-class SyncProcess:
+class SyncProcess(SyncBlock[Process]):
     """A background process without `await`; see `Process`."""
 
     def __init__(self, process: Process) -> None:
-        self._wrapped = process
-        self._portal = process.portal
+        super().__init__(process)
         self.stdout = SyncLines(process.stdout)
         self.stderr = SyncLines(process.stderr)
-
-    def __repr__(self) -> str:
-        return f"<SyncProcess of {self._wrapped!r}>"
-
-    def __enter__(self) -> Self:
-        __tracebackhide__ = True
-        try:
-            self._portal.call_blocking(self._wrapped.begin)
-        except BaseException:
-            self._portal.call_blocking(self._wrapped.finish)  # it may have started all the same
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        __tracebackhide__ = True
-        self._portal.call_blocking(self._wrapped.finish)
 
     @property
     def returncode(self) -> int | None:

@@ -342,7 +342,8 @@ def test_a_run_without_marks_imports_nothing_but_the_plugin(suite):
 
         def test_it():
             assert {name for name in sys.modules if name.startswith("pytest_benchscale")} == {
-                "pytest_benchscale", "pytest_benchscale.plugin", "pytest_benchscale.marks"
+                "pytest_benchscale", "pytest_benchscale.plugin",
+                "pytest_benchscale.marks", "pytest_benchscale.options",
             }
             assert "pydantic" not in sys.modules
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from pytest_benchscale.network.link import (
     Selection,
     Senders,
 )
-from pytest_benchscale.network.render import needs_netem, steps
+from pytest_benchscale.network.render import needs_netem, removal, steps
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.conditions import Figures
 
@@ -33,6 +34,7 @@ Stated = Mapping[str, float | str]
 """Figures by field name, as far as they are stated."""
 
 APPLY_DEADLINE = 30.0  # seconds, for what is changed at once
+_UNDO_SECONDS = 5.0  # for each step of taking away what is left of a change that failed
 
 
 class Attachment(NamedTuple):
@@ -328,12 +330,23 @@ class LinkStates:
                 node=nodes[0],
                 step="network conditions",
             )
+            await self._begin_anew(conduit, changes)
             await self._tell(error, nodes, failures)
         except BenchscaleError as exc:
             await self._tell(exc, nodes, failures)
         else:
             for attachment, _, state in changes:
                 self._applied[attachment] = state
+
+    async def _begin_anew(self, conduit: Conduit, changes: list[_Due]) -> None:
+        """Take away what is left of a change that failed, so that it is known what there is: nothing."""
+        for attachment, link, state in changes:
+            before = self._applied.pop(attachment, NOTHING)
+            if before == NOTHING:  # then the conduit has seen to it
+                continue
+            for step in removal(link, before, state):
+                with suppress(OSError, BenchscaleError), anyio.move_on_after(_UNDO_SECONDS):
+                    await conduit.change([step])
 
     async def _tell(
         self, error: BenchscaleError, nodes: Sequence[str], failures: list[BenchscaleError]

@@ -70,6 +70,8 @@ class Conduit(Protocol):
     async def change(self, steps: Sequence[Step]) -> None:
         """Carry out the steps in their order.
 
+        What a call that failed has created, devices and `clsact`, it has taken away again.
+
         Raises:
             OSError: the kernel refused one; `filename` or the text says which.
             BenchscaleError: the namespace cannot be reached.

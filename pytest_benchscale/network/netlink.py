@@ -137,18 +137,26 @@ class Netlink:
         Raises:
             OSError: the first request that failed, with what it was about.
         """
+        if failures := self.settle():
+            raise failures[min(failures)]
+
+    def settle(self) -> dict[int, OSError]:
+        """Do as `flush`, but return the failures, by the place of the request in the batch."""
         batch, self._batch = self._batch, []
-        failure: OSError | None = None
-        while batch:
+        failures: dict[int, OSError] = {}
+        done = 0
+        while done < len(batch):
             count, size = 0, 0
-            while count < len(batch) and (not count or size + len(batch[count][0]) < _SENT_AT_ONCE):
-                size += len(batch[count][0])
+            for message, _ in batch[done:]:
+                size += len(message)
+                if count and size > _SENT_AT_ONCE:
+                    break
                 count += 1
-            failed = self._exchange(batch[:count])
-            failure = failure or failed
-            del batch[:count]
-        if failure is not None:
-            raise failure
+            part = batch[done : done + count]
+            for place, code in self._exchange([message for message, _ in part]).items():
+                failures[done + place] = OSError(code, os.strerror(code), part[place][1])
+            done += count
+        return failures
 
     def index_of(self, name: str) -> int:
         """Return the index of a link in this socket's namespace, whichever the calling thread's is.
@@ -171,23 +179,20 @@ class Netlink:
                 return int(_IFINFO.unpack_from(payload)[2])
         raise OSError(errno.EBADMSG, "the kernel answered something else", f"link {name}")
 
-    def _exchange(self, batch: list[tuple[bytes, str]]) -> OSError | None:
-        """Send messages and read the answer to each; return the first failure."""
-        self._socket.send(b"".join(message for message, _ in batch))
-        first = _HEADER.unpack_from(batch[0][0])[3]
+    def _exchange(self, messages: list[bytes]) -> dict[int, int]:
+        """Send messages and read the answer to each; return the errno of each that failed."""
+        self._socket.send(b"".join(messages))
+        first = _HEADER.unpack_from(messages[0])[3]
         failures: dict[int, int] = {}
         answered = 0
-        while answered < len(batch):
+        while answered < len(messages):
             for kind, sequence, payload in _messages(self._socket.recv(65536)):
                 if kind != _NLMSG_ERROR:
                     continue
                 answered += 1
                 if code := -struct.unpack_from("=i", payload)[0]:
                     failures[sequence - first] = code
-        if not failures:
-            return None
-        failed = min(failures)
-        return OSError(failures[failed], os.strerror(failures[failed]), batch[failed][1])
+        return failures
 
     def _link(
         self, kind: int, flags: int, what: str, attributes: bytes, *, up: bool | None = None

@@ -30,7 +30,7 @@ from pytest_benchscale.network.steps import (
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.conditions import Figures
 
-__all__ = ["needs_netem", "queue", "steps"]
+__all__ = ["needs_netem", "queue", "removal", "steps"]
 
 _LONGEST_NAME = 15  # of a network device
 _MTU = 1514  # byte: a full frame
@@ -87,6 +87,17 @@ def steps(link: Link, before: LinkState, after: LinkState) -> list[Step]:
         found += [DeleteFilter(link.device, hook, priority) for hook, priority in sorted(gone)]
     found += [DeleteDevice(device) for device in old.queues if device not in new.queues]
     return found
+
+
+def removal(link: Link, *states: LinkState) -> list[Step]:
+    """Return what takes away all that any of these states has at a link; some of it may not be there."""
+    objects = [_objects(link, state) for state in states]
+    found: list[Step] = []
+    if any(one.filters for one in objects):
+        found.append(DeleteClassifier(link.device))
+    return found + [
+        DeleteDevice(name) for name in dict.fromkeys(q for o in objects for q in o.queues)
+    ]
 
 
 def needs_netem(figures: Figures) -> bool:

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from pytest_benchscale.network.steps import Hook, Step
 
-__all__ = ["Standing"]
+__all__ = ["Standing", "undoing"]
+
+
+def undoing(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps that take away what these create: devices, and `clsact` with its filters."""
+    created = Standing()
+    created.note(step for step in steps if isinstance(step, AddMirror | AddClassifier))
+    return created.removal()
 
 
 class Standing:

@@ -76,19 +76,44 @@ class TrafficControl:
         """Carry out the steps: new devices first, then all others in their order, as one batch.
 
         Raises:
-            OSError: the first step that the kernel refused; the others were tried all the same.
+            OSError: the first step that the kernel refused. What the others have created is gone again,
+                with all that was attached to it; the rest of them was done.
         """
-        netlink = self._netlink
         self._indexes.clear()
-        mirrors = [step for step in steps if isinstance(step, AddMirror)]
-        for mirror in mirrors:
-            netlink.add_ifb(mirror.device)
-            netlink.set_up(mirror.device)
-        netlink.flush()
-        for step in steps:
-            if not isinstance(step, AddMirror):
+        created: list[Step] = []
+        try:
+            self._create([step for step in steps if isinstance(step, AddMirror)], created)
+            self._carry_out([step for step in steps if not isinstance(step, AddMirror)], created)
+        except OSError:
+            for step in reversed(created):
                 self._queue(step)
-        netlink.flush()
+            self._netlink.settle()
+            raise
+
+    def _create(self, mirrors: Sequence[AddMirror], created: list[Step]) -> None:
+        """Make devices; `created` gets what takes them away."""
+        for mirror in mirrors:
+            self._netlink.add_ifb(mirror.device)
+            self._netlink.set_up(mirror.device)
+        failures = self._netlink.settle()
+        for place, mirror in enumerate(mirrors):
+            if 2 * place not in failures:
+                created.append(DeleteDevice(mirror.device))
+        if failures:
+            raise failures[min(failures)]
+
+    def _carry_out(self, steps: Sequence[Step], created: list[Step]) -> None:
+        """Carry out what is not about new devices; `created` gets what takes away what is new."""
+        for device in dict.fromkeys(name for step in steps for name in _devices(step)):
+            self._index(device)
+        for step in steps:
+            self._queue(step)
+        failures = self._netlink.settle()
+        for place, step in enumerate(steps):
+            if isinstance(step, AddClassifier) and place not in failures:
+                created.append(DeleteClassifier(step.device))
+        if failures:
+            raise failures[min(failures)]
 
     def has_netem(self) -> bool:
         """Return whether the kernel can delay and lose packets: try it on a device of our own.
@@ -104,9 +129,7 @@ class TrafficControl:
             if error.errno != errno.ENOENT:  # what the kernel says of a qdisc that it does not know
                 raise
             return False
-        finally:
-            self._netlink.delete_link(trial)
-            self._netlink.flush()
+        self.carry_out([DeleteDevice(trial)])
         return True
 
     def _queue(self, step: Step) -> None:
@@ -159,6 +182,17 @@ class TrafficControl:
             1, text(_ACT_KIND, "mirred"), nested(_ACT_OPTIONS, attribute(_MIRRED_PARMS, mirred))
         )
         return body + nested(_BPF_ACT, action)
+
+
+def _devices(step: Step) -> tuple[str, ...]:
+    """Return the devices of which a step needs the index."""
+    if isinstance(step, DeleteDevice):
+        return ()
+    return (
+        (step.device, step.redirect)
+        if isinstance(step, AddFilter) and step.redirect
+        else (step.device,)
+    )
 
 
 def _options(kind: str, options: bytes) -> bytes:

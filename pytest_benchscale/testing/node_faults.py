@@ -127,10 +127,11 @@ class NodeFaultContract(Contract):
 
     @requires(Capability.STOP)
     async def test_a_nemesis_leaves_the_lab_as_it_was(self, frail_lab: Lab, frail: Node) -> None:
-        faults = ["pause", "kill"] if Capability.PAUSE in self.capabilities else ["kill"]
+        more = {"pause": Capability.PAUSE, "isolate": Capability.PARTITIONS}
+        faults = ["kill", *(name for name in more if more[name] in self.capabilities)]
         async with frail_lab.nemesis(seed=4, faults=faults, interval=0, hold=0.05) as nemesis:
             async with asyncio.timeout(600):
-                while len(nemesis.steps) < 3:
+                while len(nemesis.steps) < 4:
                     await asyncio.sleep(0.05)
         assert {node.status for node in frail_lab.nodes.values()} == {NodeStatus.RUNNING}
 

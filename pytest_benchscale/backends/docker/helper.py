@@ -12,6 +12,7 @@ import functools
 import os
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 
 import anyio
 
@@ -22,11 +23,13 @@ from pytest_benchscale.backends.docker.engine import ApiError
 from pytest_benchscale.backends.docker.errand import Errand
 from pytest_benchscale.backends.docker.node import DockerNode, Fate
 from pytest_benchscale.errors import BenchscaleError, LabError
-from pytest_benchscale.network.steps import SetNetem, Step
+from pytest_benchscale.network.standing import undoing
+from pytest_benchscale.network.steps import DeleteClassifier, SetNetem, Step
 from pytest_benchscale.network.tc_text import Batch, batches
 from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.images import TOOLS
 
+_SOMEBODY_ELSES = "Exclusivity flag on"  # what tc says of a `clsact` that is there already
 __all__ = ["HelpedConduit", "Helper"]
 
 _ADVICE = (
@@ -191,12 +194,23 @@ class HelpedConduit:
             try:
                 with failures.told(f"the links of node {name!r} were not changed", "links", name):
                     network = f"container:{self._container}"
-                    await self._helper.run(image, network, batches(steps))
+                    await self._run(image, network, steps)
             except (OSError, LabError) as error:
                 self._check()
                 if (reason := await self._fate()) is not None:
                     raise reason from error
                 raise
+
+    async def _run(self, image: str, network: str, steps: Sequence[Step]) -> None:
+        try:
+            await self._helper.run(image, network, batches(steps))
+        except OSError as error:
+            for step in undoing(steps):
+                if isinstance(step, DeleteClassifier) and _SOMEBODY_ELSES in str(error):
+                    continue
+                with suppress(OSError):  # it was not made
+                    await self._helper.run(image, network, batches([step]))
+            raise
 
     def lost(self, error: BenchscaleError) -> None:
         """Take note that the container has ended."""

@@ -13,7 +13,7 @@ import anyio
 from pytest_benchscale.backends.kernel import NETEM_ADVICE
 from pytest_benchscale.backends.ssh.root_shell import RootShell, Start
 from pytest_benchscale.errors import LabError
-from pytest_benchscale.network.standing import Standing
+from pytest_benchscale.network.standing import Standing, undoing
 from pytest_benchscale.network.steps import AddClassifier, AddMirror, SetNetem, Step
 from pytest_benchscale.network.tc_text import batches
 
@@ -143,6 +143,7 @@ class MachineConduit:
         code, said = await shell.ask(f"{'; '.join(commands)}; {' && '.join(work)}")
         self._standing = undo if code else after
         if code:
+            await shell.ask(f"{{ {_undo_of(undoing(steps))}; }} >/dev/null 2>&1")
             raise self._refused(said, steps)
 
     async def _require_free(

@@ -1,4 +1,4 @@
-"""What a lab leaves behind for a reader: its logs, its commands, the topology as it was run."""
+"""What a lab leaves behind for a reader: its logs, its commands and faults, the topology as it was run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_artifacts(
     context: LabContext,
     logs: Mapping[str, str],
 ) -> Path:
-    """Write `topology.json`, `commands.log` and `nodes/NAME.log`; return their directory.
+    """Write `topology.json`, `commands.log`, `faults.log` and `nodes/NAME.log`; return their directory.
 
     Raises:
         OSError: it cannot be written to.
@@ -42,6 +42,7 @@ def write_artifacts(
     (place / "topology.json").write_text(json.dumps(run, indent=2) + "\n")
     commands = "".join(f"{record}\n" for record in context.history)
     (place / "commands.log").write_text(commands, errors="backslashreplace")
+    (place / "faults.log").write_text("".join(f"{fault}\n" for fault in context.faults))
     for name, log in logs.items():
         (place / "nodes" / f"{hostname_of(name)}.log").write_text(log, errors="backslashreplace")
     return place

@@ -51,7 +51,7 @@ async def test_links_whose_change_failed_are_as_declared_again_when_the_fault_is
         ]
 
     monkeypatch.setattr(link_states, "steps", steps)
-    with pytest.raises(LabError, match="of '[ab]', '[ab]' could not be changed"):
+    with pytest.raises(LabError, match=r"of '[ab]', '[ab]' could not be changed"):
         async with lab.partition({"a"}, {"b"}):
             pass
     assert await lab.reachability() == ALL

@@ -128,7 +128,7 @@ async def test_a_lab_shows_its_state(make_lab: MakeLab) -> None:
     assert not lab.is_up
 
 
-async def test_artifacts_hold_logs_commands_and_the_topology(
+async def test_artifacts_hold_logs_commands_faults_and_the_topology(
     make_lab: MakeLab, tmp_path: Path
 ) -> None:
     options = LabOptions(artifacts=tmp_path / "deep" / "down")
@@ -136,12 +136,15 @@ async def test_artifacts_hold_logs_commands_and_the_topology(
     lab = make_lab("a", long, metadata={"name": "my lab"}, options=options)
     await lab.up()
     await lab["a"].exec("log hello; echo 'two words'")
+    async with lab["a"].paused():
+        pass
     await lab.down()
     (place,) = (tmp_path / "deep" / "down").iterdir()
     assert place.name.endswith(str(lab.lab_id))
     assert (place / "nodes" / "a.log").read_text() == "hello\n"
     assert len(list((place / "nodes").iterdir())) == 2
     assert "a: log hello; echo 'two words'  [exit code 0" in (place / "commands.log").read_text()
+    assert "pause a  [" in (place / "faults.log").read_text()
     run = json.loads((place / "topology.json").read_text())
     assert run["backend"] == "fake"
     assert run["topology"]["nodes"][0]["name"] == "a"

@@ -272,7 +272,7 @@ class TestMachine:
         described = domain_of(libvirtd, lab).XMLDesc(0)
         links = await lab._context.backend.links("machine")
         assert list(links) == ["lan"]
-        assert f"dev='{links['lan']}'" in described
+        assert f"dev='{links['lan'].device}'" in described
 
     async def test_an_existing_machine_is_used_and_left_as_it_was(
         self, lab: Lab, libvirtd: Any

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,12 +324,21 @@ async def test_a_machine_that_falls_silent_fails_the_command_in_time(machine: Ma
     assert (await node.exec("echo again")).stdout == "again\n"
 
 
+async def seen_to_be_cut(node: Node) -> None:
+    """Wait until our end of a node's connections has seen that they are no more."""
+    transport: Any = node._machine._transport
+    async with asyncio.timeout(20):
+        while not all(one.is_closed() for one in transport._connections._open):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_machine_that_starts_again_is_waited_for(machine: Machine) -> None:
     machine.serve()
     node = machine.open()["machine"]
     await node.exec("true", check=True)
     await asyncio.to_thread(machine.end_sshd)
     machine.road.cut()
+    await seen_to_be_cut(node)  # what is sent before fails: it may have been done
     again = asyncio.ensure_future(node.exec("echo again"))
     await asyncio.sleep(1)  # while nothing listens
     assert not again.done()

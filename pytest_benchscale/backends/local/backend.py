@@ -52,7 +52,6 @@ __all__ = ["LocalBackend"]
 _START_SECONDS = 30.0
 _CAPABILITIES = frozenset(
     {
-        Capability.FULL_DISK,
         Capability.PAUSE,
         Capability.STOP,
         Capability.VOLUMES,
@@ -61,8 +60,8 @@ _CAPABILITIES = frozenset(
         Capability.CONDITIONS,
         Capability.PARTITIONS,
     }
-    # An ordinary user can map but one user into a node, which is its root.
-    | ({Capability.USERS} if os.geteuid() == 0 else set())
+    # An ordinary user can map but one user into a node, which is its root; and may not remount its tmpfs.
+    | ({Capability.USERS, Capability.FULL_DISK} if os.geteuid() == 0 else set())
 )
 
 

@@ -12,7 +12,7 @@ from pytest_benchscale.errors import FaultNotEffective, FaultNotHealed, LabError
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.link_states import Cut, LinkStates
 from pytest_benchscale.lab.shapes import SHAPES, shape
-from pytest_benchscale.lab.witness import Pair, Witness
+from pytest_benchscale.lab.witness import A_MOMENT, LONG, Pair, Witness
 
 __all__ = ["Group", "Partition", "cut_of", "pairs_of"]
 
@@ -65,7 +65,7 @@ class Partition(Fault):
         )
         if not open_pairs:
             return  # other faults have cut all of it
-        matrix = await witness.until_reached(open_pairs, self.network, witness.a_moment)
+        matrix = await witness.until_reached(open_pairs, self.network, A_MOMENT)
         self._reached = [pair for pair in open_pairs if witness.reached(matrix, pair)]
         if not self._reached:
             raise FaultNotEffective(
@@ -92,7 +92,7 @@ class Partition(Fault):
         due = [pair for pair in due if witness.is_up(pair[0]) and witness.is_up(pair[1])]
         if not due:
             return
-        matrix = await witness.until_reached(due, self.network, witness.long)
+        matrix = await witness.until_reached(due, self.network, LONG)
         left = [pair for pair in due if witness.stays_away(matrix, pair)]
         if left:
             raise FaultNotHealed(

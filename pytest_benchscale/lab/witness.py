@@ -11,13 +11,13 @@ from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.probing import measure_pairs
 from pytest_benchscale.network.matrix import Matrix, PathMeasure
 
-__all__ = ["Pair", "Witness"]
+__all__ = ["A_MOMENT", "LONG", "Pair", "Witness"]
 
 Pair = tuple[str, str]
 """Sender and receiver."""
 
-_A_MOMENT = 1.0  # seconds, until nodes that reach each other have shown it
-_LONG = 10.0  # seconds, until nodes have found each other again: they look for it once a second
+A_MOMENT = 1.0  # seconds, until nodes that reach each other have shown it
+LONG = 10.0  # seconds, until nodes have found each other again: they look for it once a second
 _ROUND = 0.3  # seconds that one try of it takes at most, beyond the round trip
 _MARGIN = 0.05  # seconds to wait for what shall not come, beyond the round trip
 
@@ -29,8 +29,6 @@ class Witness:
         self._context = context
         self._machines = machines
         self._slowest = 0.0  # seconds: the longest round trip that was seen
-        self.a_moment = _A_MOMENT
-        self.long = _LONG
 
     def is_up(self, node: str) -> bool:
         """Return whether a node could answer."""
@@ -47,12 +45,10 @@ class Witness:
         """Return whether nothing got through although something was sent: nobody was down."""
         return pair in matrix and matrix[pair].sent > 0 and not matrix[pair].reached
 
-    async def measure(
-        self, pairs: Sequence[Pair], network: str | None, *, count: int, interval: float = 0.005
-    ) -> Matrix:
+    async def measure(self, pairs: Sequence[Pair], network: str | None, *, count: int) -> Matrix:
         """Send `count` requests for each pair; what has not come after the usual time does not count."""
         patience = self._context.scaled(_MARGIN) + 2 * self._slowest
-        return await self._measured(pairs, network, count, interval, patience)
+        return await self._measured(pairs, network, count, 0.005, patience)
 
     async def compare(
         self, pairs: Sequence[Pair], network: str | None, count: int, slowest: float

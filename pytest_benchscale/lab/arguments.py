@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import TypedDict
 
@@ -15,6 +16,7 @@ __all__ = [
     "ExecOptions",
     "build_command",
     "check_timeout",
+    "did_you_mean",
     "encode",
     "is_number",
     "is_whole",
@@ -154,3 +156,9 @@ def _kind(value: object) -> str:
 
 def _is_sequence(value: object) -> bool:
     return isinstance(value, Sequence)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that nobody knows: the one it is close to, if any."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.impairment import Impairment, require_conditions, stated_of
@@ -97,8 +97,7 @@ class Faults:
         stated = self._stated(preset, figures)
         for name in (one, other):
             if name not in self._machines:
-                close = difflib.get_close_matches(str(name), self._machines, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = did_you_mean(name, self._machines)
                 raise LabError(f"there is no node {name!r}{hint}", step="network conditions")
         if one == other:
             raise LabError(f"impair takes two nodes, not {one!r} twice", step="network conditions")

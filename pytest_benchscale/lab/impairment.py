@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import FaultNotEffective, FaultNotHealed, LabError
+from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.comparison import Comparison
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
@@ -111,7 +111,7 @@ def stated_of(topology: Topology, preset: str | None, figures: Mapping[str, obje
     """
     if preset is not None and preset not in (known := preset_names(topology)):
         raise LabError(
-            f"there is no preset {preset!r}{_hint(preset, known)}",
+            f"there is no preset {preset!r}{did_you_mean(preset, known)}",
             step=_STEP,
             details=f"there are: {', '.join(known)}",
         )
@@ -119,7 +119,7 @@ def stated_of(topology: Topology, preset: str | None, figures: Mapping[str, obje
     for name in figures:
         if name not in names:
             raise LabError(
-                f"network conditions have no {name!r}{_hint(name, names)}",
+                f"network conditions have no {name!r}{did_you_mean(name, names)}",
                 step=_STEP,
                 details=f"they have: {', '.join(names)}",
             )
@@ -135,8 +135,3 @@ def stated_of(topology: Topology, preset: str | None, figures: Mapping[str, obje
             step=_STEP,
         )
     return merged
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

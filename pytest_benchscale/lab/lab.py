@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import os
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
@@ -18,7 +17,7 @@ from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend, Capability, LabPlan, NetworkInfo
 from pytest_benchscale.backends.requirements import conditions_needed, unmet
 from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported, SubnetTaken
-from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command
+from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command, did_you_mean
 from pytest_benchscale.lab.artifacts import write_artifacts
 from pytest_benchscale.lab.background import Background
 from pytest_benchscale.lab.bringup import BringUp, Created
@@ -115,10 +114,8 @@ class Lab(NetworkFaults, Background):
         try:
             return self._nodes[name]
         except KeyError:
-            close = difflib.get_close_matches(str(name), self._nodes, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UnknownNode(
-                f"lab {self.name!r} has no node {name!r}{hint}",
+                f"lab {self.name!r} has no node {name!r}{did_you_mean(name, self._nodes)}",
                 step="look-up",
                 details=f"its nodes: {', '.join(self._nodes)}",
             ) from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import FaultNotEffective, FaultNotHealed, LabError
+from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.link_states import Cut, LinkStates
 from pytest_benchscale.lab.shapes import SHAPES, shape
@@ -166,10 +166,8 @@ def _group(nodes: Sequence[str], group: str | Group) -> list[str]:
         raise _wrong("a group of a partition is empty")
     for name in group:
         if name not in nodes:
-            close = difflib.get_close_matches(str(name), nodes, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
             raise LabError(
-                f"there is no node {name!r} for a partition{hint}",
+                f"there is no node {name!r} for a partition{did_you_mean(name, nodes)}",
                 step="partition",
                 details=f"the nodes: {', '.join(nodes)}",
             )

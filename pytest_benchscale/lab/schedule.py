@@ -6,7 +6,6 @@ nothing that a lab answers. So the same seed gives the same schedule, on every m
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import LabError
-from pytest_benchscale.lab.arguments import is_number
+from pytest_benchscale.lab.arguments import did_you_mean, is_number
 from pytest_benchscale.lab.chance import below, between, choose, seeded
 from pytest_benchscale.lab.shapes import SHAPES, shape
 
@@ -178,10 +177,8 @@ def check_faults(faults: Sequence[str | FaultMaker], nodes: Sequence[str]) -> No
         if callable(fault):
             continue
         if fault not in FAULTS:
-            close = difflib.get_close_matches(str(fault), FAULTS, n=1)
             raise LabError(
-                f"a nemesis knows no fault {fault!r}"
-                + (f"; did you mean {close[0]!r}?" if close else ""),
+                f"a nemesis knows no fault {fault!r}{did_you_mean(fault, FAULTS)}",
                 step="nemesis",
                 details=f"those with a name: {', '.join(FAULTS)}",
             )

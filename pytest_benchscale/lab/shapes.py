@@ -6,13 +6,13 @@ set of its cut pairs; a pair that is not in it goes on talking.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 from pytest_benchscale.errors import LabError
+from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.chance import check_seed, choose, draw_seed, seeded, shuffled
 
 __all__ = ["SHAPES", "Shape", "shape"]
@@ -166,10 +166,8 @@ def _known(name: str) -> _Kind:
     __tracebackhide__ = True
     if name in SHAPES:
         return SHAPES[name]
-    close = difflib.get_close_matches(str(name), SHAPES, n=1)
     raise LabError(
-        f"no shape of a partition is called {name!r}"
-        + (f"; did you mean {close[0]!r}?" if close else ""),
+        f"no shape of a partition is called {name!r}{did_you_mean(name, SHAPES)}",
         step="partition",
         details=f"the shapes: {', '.join(SHAPES)}",
         resolution="name one of these, or give groups of nodes: partition({'a'}, {'b', 'c'})",
@@ -186,10 +184,8 @@ def _check_node(name: str, kind: _Kind, node: str, nodes: Sequence[str]) -> None
             resolution=f"partition('isolate', node={node!r}) cuts off this one",
         )
     if node not in nodes:
-        close = difflib.get_close_matches(str(node), nodes, n=1)
         raise LabError(
-            f"there is no node {node!r} for {name}"
-            + (f"; did you mean {close[0]!r}?" if close else ""),
+            f"there is no node {node!r} for {name}{did_you_mean(node, nodes)}",
             node=node,
             step="partition",
             details=f"the nodes: {', '.join(nodes)}",

@@ -219,7 +219,7 @@ class FaultContract(Contract):
     @needs_python
     async def test_a_declared_rate_is_there_and_an_attachment_wins(self) -> None:
         async with self.open_in_loop(LIMITED) as lab, self._sink(lab["a"]), self._sink(lab["b"]):
-            assert await self._rate(lab["a"], lab["b"]) == pytest.approx(9500, rel=0.1)
+            await self._keeps_rate(lab["a"], lab["b"], 9500, rel=0.1)
             assert await self._rate(lab["b"], lab["a"]) > 20_000
 
     @requires(Capability.CONDITIONS)
@@ -229,8 +229,8 @@ class FaultContract(Contract):
         async with self._sink(beta):
             async with alpha.impair(bandwidth_kbps=20_000):
                 async with alpha.impair(bandwidth_kbps=5_000):
-                    assert await self._rate(alpha, beta) == pytest.approx(4750, rel=0.1)
-                assert await self._rate(alpha, beta) == pytest.approx(19_000, rel=0.15)
+                    await self._keeps_rate(alpha, beta, 4750, rel=0.1)
+                await self._keeps_rate(alpha, beta, 19_000, rel=0.15)
             assert await self._rate(alpha, beta) > 25_000
 
     @requires(Capability.CONDITIONS)
@@ -241,8 +241,8 @@ class FaultContract(Contract):
         alpha, beta = pair["alpha"], pair["beta"]
         async with self._sink(beta), self._sink(alpha):
             async with pair.impair("alpha", "beta", bandwidth_kbps=5_000):
-                assert await self._rate(alpha, beta) == pytest.approx(4750, rel=0.1)
-                assert await self._rate(beta, alpha) == pytest.approx(4750, rel=0.1)
+                await self._keeps_rate(alpha, beta, 4750, rel=0.1)
+                await self._keeps_rate(beta, alpha, 4750, rel=0.1)
             assert await self._rate(beta, alpha) > 25_000
 
     @requires(Capability.CONDITIONS, Capability.STOP)
@@ -255,7 +255,7 @@ class FaultContract(Contract):
         try:
             await alpha.restart()
             async with self._sink(beta):
-                assert await self._rate(alpha, beta) == pytest.approx(4750, rel=0.1)
+                await self._keeps_rate(alpha, beta, 4750, rel=0.1)
         finally:
             await alpha.set_conditions()
         async with self._sink(beta):
@@ -309,6 +309,19 @@ class FaultContract(Contract):
         async with node.process(self.program(SINK)) as sink:
             await sink.wait_for_line("ready", timeout=20)
             yield
+
+    async def _keeps_rate(self, source: Node, sink: Node, kbps: int, *, rel: float) -> None:
+        """Check that data passes at a rate: never faster, and as fast at least once in three times.
+
+        What stands still for a moment, such as a busy machine, only makes it slower.
+        """
+        rates = []
+        for _ in range(3):
+            rates.append(await self._rate(source, sink))
+            assert rates[-1] <= kbps * (1 + rel)
+            if rates[-1] >= kbps * (1 - rel):
+                return
+        raise AssertionError(f"{kbps} kbit/s were not reached: {rates}")
 
     async def _rate(self, source: Node, sink: Node) -> int:
         """Return how fast TCP gets data from a node to a sink, in kbit/s of payload."""

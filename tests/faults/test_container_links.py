@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,8 @@ def control_of(pid: int | str) -> list[str]:
         ).stdout
         for command in commands
     ]
-    return [line for line in "".join(shown).splitlines() if "eth0" in line or "bpf" in line]
+    # As words: the random name of somebody's veth may contain "eth0", too.
+    return [line for line in "".join(shown).splitlines() if re.search(r"\beth0\b|bpf", line)]
 
 
 async def test_a_frozen_daemon_is_not_needed_to_cut_and_to_heal(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pytest_benchscale.network.echo import Echoes
 from pytest_benchscale.network.link import Link
@@ -61,6 +61,7 @@ class Capability(StrEnum):
     FULL_DISK = "full disks"
     CLOCK = "clocks of its nodes' own"
     KEEP = "keeping a lab after the session"
+    RESET = "resetting nodes"
 
 
 class NodeStatus(StrEnum):
@@ -128,7 +129,9 @@ class LabPlan:
 
     `progress` is told of work that takes long, such as the download of an image. `images` are the user's
     own mappings of image names; those of the nodes are resolved already. With `prepared`, a node
-    may go on from the state in which an earlier one like it became ready.
+    may go on from the state in which an earlier one like it became ready. `files` is a directory for
+    files of the lab's own, private to the user, which goes when the lab does; None where nothing of
+    the lab outlives our processes.
     """
 
     lab_id: str
@@ -141,6 +144,7 @@ class LabPlan:
     images: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     progress: Progress | None = field(default=None, compare=False)
+    files: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,10 @@ class Backend(Protocol):
     name: ClassVar[str]
     capabilities: ClassVar[frozenset[Capability]]
     links_outlive_nodes: ClassVar[bool]
+    outlives_us: ClassVar[bool]
+    """Whether what it makes is still there when our processes are gone, so that the ledger must know."""
+    shares_addresses: ClassVar[bool]
+    """Whether subnets of labs of different processes must not overlap, at the same `place`."""
 
     async def probe(self) -> str:
         """Return the version of what the backend runs on.
@@ -319,8 +327,56 @@ class Backend(Protocol):
         """
         ...
 
+    def place(self) -> Mapping[str, str]:
+        """Return the environment variables by which another process finds what `probe` has found here.
+
+        Equal ones are the same daemon. Asked after `probe`.
+        """
+        ...
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        """Return by node what changes when the contents of its image do; of an open lab."""
+        ...
+
+    async def keep(self) -> Mapping[str, Any]:
+        """Leave the lab to itself: let go of everything, end nothing. Needs `Capability.KEEP`.
+
+        Return what `adopt` needs beside the plan, as JSON has it. `close` ends nothing any more then.
+        """
+        ...
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        """Take over a lab that another process has kept, in place of `open`; return its nodes.
+
+        Raises:
+            LabError: it is not whole any more; says what is missing. Nothing was changed.
+        """
+        ...
+
+    async def checkpoint(self, name: str) -> None:
+        """Remember a node that has become ready: `reset_node` leads back here. Needs `Capability.RESET`."""
+        ...
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        """Give a node the files of its checkpoint and start it anew, whatever became of it meanwhile.
+
+        Its networks, addresses and links are as planned. What acted on its links is gone, unless
+        `links_outlive_nodes`.
+        """
+        ...
+
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return what exists outside the process tree and carries this owner's label."""
+        ...
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Remove all that carries the labels of this owner and this lab, and nothing else.
+
+        For labs whose process is gone; called after `probe`, without `open`.
+
+        Raises:
+            BenchscaleError: something could not be removed; the rest was.
+        """
         ...
 
     async def close(self) -> None:

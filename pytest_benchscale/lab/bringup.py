@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
@@ -22,7 +22,7 @@ from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.topology.model import Deploy, WaitFor
 
-__all__ = ["BringUp", "Created"]
+__all__ = ["BringUp", "Created", "first_of", "placed", "wait_for_all"]
 
 AT_ONCE = 64
 """How many nodes are created, deployed to and set up at the same time."""
@@ -31,6 +31,7 @@ CREATE_DEADLINE = 900.0  # seconds for one node: an image may have to be fetched
 NETWORK_DEADLINE = 60.0
 SETUP_DEADLINE = 600.0  # for each command of `setup`
 DEPLOY_DEADLINE = 600.0
+CHECKPOINT_DEADLINE = 300.0
 
 
 class Created:
@@ -82,7 +83,7 @@ class BringUp:
                 for node in nodes:
                     group.start_soon(self._node, node)
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_of(failures) from None
 
     async def _network(self, plan: NetworkPlan) -> None:
         self._created.networks[plan.name] = None
@@ -104,8 +105,9 @@ class BringUp:
                 await self._deploy(node, item)
             for number, command in enumerate(plan.spec.setup):
                 await self._set_up(node, number, command)
-        for awaited in plan.spec.wait_for:
-            await _wait_for(node, awaited)
+        await wait_for_all(node, plan.spec.wait_for)
+        if self._context.options.resettable:
+            await self._checkpoint(plan.name)
         self._ready[plan.name].set()
 
     async def _create(self, plan: NodePlan, machine: Machine) -> None:
@@ -118,12 +120,23 @@ class BringUp:
                 step="create",
             )
         except BenchscaleError as exc:
-            raise _placed(exc, plan.name, "create") from exc.__cause__
+            raise placed(exc, plan.name, "create") from exc.__cause__
         await machine.adopt(info)
         try:
             await self._links.begin(plan.name)
         except BenchscaleError as exc:
-            raise _placed(exc, plan.name, "network conditions") from exc.__cause__
+            raise placed(exc, plan.name, "network conditions") from exc.__cause__
+
+    async def _checkpoint(self, name: str) -> None:
+        try:
+            await self._context.ask(
+                lambda: self._backend.checkpoint(name),
+                deadline=CHECKPOINT_DEADLINE,
+                node=name,
+                step="checkpoint",
+            )
+        except BenchscaleError as exc:
+            raise placed(exc, name, "checkpoint") from exc.__cause__
 
     async def _deploy(self, node: Node, item: Deploy) -> None:
         source = self._directory / item.src
@@ -142,7 +155,7 @@ class BringUp:
                 resolution="on a slow machine, give more time with --benchscale-timeout-scale",
             ) from None
         except BenchscaleError as exc:
-            raise _placed(exc, node.name, f"deploy of {item.src}") from None
+            raise placed(exc, node.name, f"deploy of {item.src}") from None
 
     async def _set_up(self, node: Node, number: int, command: str) -> None:
         step = f"setup[{number}]"
@@ -150,7 +163,7 @@ class BringUp:
             timeout = self._context.scaled(SETUP_DEADLINE)
             result = await node.exec(command, timeout=timeout)
         except BenchscaleError as exc:
-            raise _placed(exc, node.name, step) from None
+            raise placed(exc, node.name, step) from None
         if not result.ok:
             raise LabError(
                 f"{step} of node {node.name!r} failed with {result.outcome}: {command}",
@@ -171,6 +184,16 @@ async def _deployed(node: Node, source: Path, item: Deploy) -> str:
     return item.dest
 
 
+async def wait_for_all(node: Node, conditions: Iterable[WaitFor]) -> None:
+    """Wait for what a node's `wait_for` declares.
+
+    Raises:
+        BenchscaleError: one did not come true.
+    """
+    for awaited in conditions:
+        await _wait_for(node, awaited)
+
+
 async def _wait_for(node: Node, awaited: WaitFor) -> None:
     try:
         if awaited.port is not None:
@@ -182,10 +205,10 @@ async def _wait_for(node: Node, awaited: WaitFor) -> None:
         if awaited.log is not None:
             await node.wait_for_log(awaited.log, awaited.timeout)
     except BenchscaleError as exc:
-        raise _placed(exc, node.name, "wait_for") from None
+        raise placed(exc, node.name, "wait_for") from None
 
 
-def _placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
+def placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
     """Return an error that says at which node and in which step it happened.
 
     That a backend cannot be used, or cannot do something, keeps its type.
@@ -208,7 +231,7 @@ def _placed(error: BenchscaleError, node: str, step: str) -> BenchscaleError:
     )
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(failures: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the failure that came first; the others become notes on it."""
     first, *others = _leaves(failures)
     for told in dict.fromkeys(map(str, others)):

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Unpack
 
 import anyio
 
-from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend, Capability, LabPlan, NetworkInfo
-from pytest_benchscale.backends.requirements import conditions_needed, unmet
-from pytest_benchscale.errors import BenchscaleError, LabError, NotSupported, SubnetTaken
+from pytest_benchscale.errors import BenchscaleError, LabError, SubnetTaken
 from pytest_benchscale.lab.arguments import CommandLike, ExecOptions, build_command, did_you_mean
 from pytest_benchscale.lab.artifacts import write_artifacts
 from pytest_benchscale.lab.background import Background
 from pytest_benchscale.lab.bringup import BringUp, Created
+from pytest_benchscale.lab.check import require_runnable
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.history import History
@@ -30,7 +29,9 @@ from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.lab.portal import Portal, on_portal
+from pytest_benchscale.lab.registration import Registration
 from pytest_benchscale.lab.teardown import TearDown
+from pytest_benchscale.lab.upkeep import Upkeep
 from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.model import Topology
 
@@ -47,7 +48,7 @@ class UnknownNode(LabError, KeyError):
     """`lab[name]`: the lab has no node of that name."""
 
 
-class Lab(NetworkFaults, Background):
+class Lab(NetworkFaults, Background, Upkeep):
     """The machines and networks of one topology on one backend, from `up` to `down`.
 
     Every method may be called from any event loop; `sync` is the same without `await`.
@@ -72,6 +73,7 @@ class Lab(NetworkFaults, Background):
         }
         self._created = Created()
         self._plan: LabPlan | None = None
+        self._registration: Registration | None = None
         self._begun = False
         self._turn = asyncio.Lock()
         self._up = False
@@ -204,7 +206,7 @@ class Lab(NetworkFaults, Background):
                     step="up",
                     resolution="make a new Lab: each lives once",
                 )
-            self._check()
+            require_runnable(self._context, self._topology)
             self._begun = True
             try:
                 await self._build()
@@ -265,33 +267,6 @@ class Lab(NetworkFaults, Background):
             raise in_order[0].with_traceback(None)
         return {name: results[name] for name in self._nodes}
 
-    def _check(self) -> None:
-        """Refuse what this backend cannot run, before anything is created."""
-        backend, topology = self._context.backend, self._topology
-        registry.check_own(topology, backend.name)
-        if needs := unmet(topology, backend.capabilities):
-            raise NotSupported(
-                backend.name,
-                needs[0].capability,
-                details="\n".join(f"{need.where} needs {need.capability}" for need in needs),
-                resolution="choose another backend, or leave these keys out",
-            )
-        condition = None if self.options.conditions == "off" else conditions_needed(topology)
-        if condition is not None and condition.capability not in backend.capabilities:
-            raise NotSupported(
-                backend.name,
-                condition.capability,
-                details=f"topology {topology.name!r} declares them: {condition.where}",
-                resolution="run it without them, with --benchscale-conditions=off",
-            )
-        if reasons := backend.can_run(topology, self.options.images):
-            raise LabError(
-                f"backend {backend.name!r} cannot run topology {topology.name!r}",
-                step="check",
-                details="\n".join(reasons),
-                resolution="choose another backend, or change what it cannot do",
-            )
-
     async def _build(self) -> None:
         """Create everything; where somebody else was faster to take a free subnet, with another one."""
         context, backend = self._context, self._context.backend
@@ -302,9 +277,11 @@ class Lab(NetworkFaults, Background):
             taken += await context.ask(
                 backend.taken_subnets, deadline=OPEN_DEADLINE, node=None, step="addressing"
             )
-            self._plan = plan = build_plan(
+            plan = build_plan(
                 self._topology, self.backend, replace(self.options, taken=tuple(taken))
             )
+            self._registration = await Registration.begin(plan, self._topology, context)
+            self._plan = plan = replace(plan, files=self._registration.directory)
             try:
                 await self._build_as(plan)
             except SubnetTaken as exc:
@@ -312,7 +289,7 @@ class Lab(NetworkFaults, Background):
                 if exc.subnet in declared or attempt == 1:
                     raise
                 taken.append(exc.subnet)
-                tear_down = TearDown(context, self._created)
+                tear_down = TearDown(context, self._created, self._registration)
                 await tear_down.run(self._machines.values())
                 if tear_down.errors:
                     raise
@@ -344,7 +321,7 @@ class Lab(NetworkFaults, Background):
         """Remove whatever was created, after its logs were kept; return what went wrong."""
         if not self._created:
             return []
-        tear_down = TearDown(self._context, self._created)
+        tear_down = TearDown(self._context, self._created, self._registration)
         plan, artifacts = self._plan, self.options.artifacts
         with anyio.CancelScope(shield=True):
             if plan is not None and artifacts is not None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pytest_benchscale.backends import registry
 from pytest_benchscale.lab.lab import Lab
+from pytest_benchscale.lab.ledger import Entry
 from pytest_benchscale.lab.options import LabOptions
+from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.lab.portal import Portal
+from pytest_benchscale.lab.record import Kept
+from pytest_benchscale.lab.registration import Registration
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["opened", "opened_blocking"]
+__all__ = ["attach", "opened", "opened_blocking"]
 
 Source = Topology | str | os.PathLike[str]
 
@@ -48,6 +53,30 @@ def opened_blocking(
         finally:
             if lab.is_up:
                 portal.call_blocking(lab.down)
+
+
+async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) -> Lab:
+    """Return a lab that another process has kept; from now on it is ours. Called in the portal.
+
+    Of `options` only what does not concern how the lab was built counts.
+
+    Raises:
+        BackendUnavailable: its backend cannot be used here and now.
+        LabError: it is not whole any more; it is left as it was.
+    """
+    record = entry.record
+    topology = record.topology()
+    as_built = replace(
+        options,
+        images=record.images,
+        conditions=record.conditions,
+        timeout_scale=record.timeout_scale,
+    )
+    plan = build_plan(topology, record.backend, as_built, lab_id=record.lab_id)
+    plan = replace(plan, labels=record.labels, files=entry.directory)
+    lab = Lab(topology, registry.get(record.backend)(), portal=portal, options=as_built)
+    await lab.adopt(plan, await Registration.take_over(entry), kept)
+    return lab
 
 
 async def _make(source: Source, backend: str | None, options: LabOptions, portal: Portal) -> Lab:

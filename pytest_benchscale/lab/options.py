@@ -21,7 +21,8 @@ class LabOptions:
     timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
     leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
     With `prepared`, a machine may go on from the state in which an earlier one like it became ready.
-    `progress` is told of work that takes long, in the thread of the labs.
+    `progress` is told of work that takes long, in the thread of the labs. A `resettable` lab remembers how
+    its nodes were when they became ready, for `Lab.reset`.
     """
 
     conditions: Literal["enforce", "off"] = "enforce"
@@ -32,3 +33,4 @@ class LabOptions:
     prepared: bool = True
     taken: tuple[IpNetwork, ...] = ()
     progress: Progress | None = None
+    resettable: bool = False

@@ -16,13 +16,14 @@ from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.node_faults import SyncNodeFaults
 from pytest_benchscale.lab.portal import blocking
 from pytest_benchscale.lab.process import Process
+from pytest_benchscale.lab.upkeep import SyncUpkeep
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
 __all__ = ["SyncLab", "SyncLines", "SyncNode", "SyncProcess"]
 
 
-class SyncLab(SyncNetworkFaults, SyncBackground):
+class SyncLab(SyncNetworkFaults, SyncBackground, SyncUpkeep):
     """A lab without `await`; see `Lab`."""
 
     def __init__(self, lab: Lab) -> None:

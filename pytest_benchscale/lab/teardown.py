@@ -11,6 +11,7 @@ from pytest_benchscale.errors import LabError
 from pytest_benchscale.lab.bringup import Created
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.registration import Registration
 
 __all__ = ["TearDown"]
 
@@ -24,10 +25,13 @@ class TearDown:
     Runs shielded, each deletion with a deadline; `errors` holds what went wrong.
     """
 
-    def __init__(self, context: LabContext, created: Created) -> None:
+    def __init__(
+        self, context: LabContext, created: Created, registration: Registration | None
+    ) -> None:
         self._context = context
         self._backend = context.backend
         self._created = created
+        self._registration = registration
         self.errors: list[Exception] = []
 
     async def run(self, machines: Iterable[Machine]) -> None:
@@ -40,6 +44,8 @@ class TearDown:
             await self._all(self._network, tuple(created.networks))
             if created.opened and await self.attempt(self._backend.close, "closing the backend"):
                 created.opened = False
+            if self._registration is not None and not created:
+                await self.attempt(self._registration.end, "striking the lab off the ledger")
 
     async def _all(
         self, delete: Callable[[str], Coroutine[Any, Any, None]], names: Iterable[str]

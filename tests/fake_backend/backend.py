@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pytest_benchscale.backends.base import (
     Capability,
@@ -103,6 +103,8 @@ class FakeBackend:
 
     name: ClassVar[str] = "fake"
     links_outlive_nodes: ClassVar[bool] = False
+    outlives_us: ClassVar[bool] = False
+    shares_addresses: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.PAUSE, Capability.STOP, Capability.USERS}
     )
@@ -202,6 +204,35 @@ class FakeBackend:
         await self.script.step("echoes", name)
         node = self._node(name)
         return None if node.status is NodeStatus.PAUSED else FakeEchoes(node)
+
+    def place(self) -> Mapping[str, str]:
+        return {}
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        return {node.name: f"id of {node.image}" for node in plan.nodes}
+
+    async def keep(self) -> Mapping[str, Any]:
+        await self.script.step("keep")
+        self._open = False
+        return {"kept": self._lab}
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        self._open, self._lab = True, plan.lab_id
+        await self.script.step("adopt")
+        return await self.list_nodes()
+
+    async def checkpoint(self, name: str) -> None:
+        await self.script.step("checkpoint", name)
+        self._node(name).checkpoint()
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        await self.script.step("reset_node", name)
+        node = self._node(name)
+        node.reset()
+        return node.info()
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        await self.script.step("delete_owned", lab_id)
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import fnmatch
 import itertools
 import re
@@ -33,6 +34,7 @@ class FakeNode:
     def __init__(self, plan: NodePlan) -> None:
         self.plan = plan
         self.files = Files()
+        self.kept_files: Files | None = None
         self.log = ""
         self.listening: list[tuple[str, int]] = []
         self.status = NodeStatus.RUNNING
@@ -81,6 +83,16 @@ class FakeNode:
                 address = "0" * (32 if table.endswith("6") else 8)
                 lines.append(f"   {number}: {address}:{port:04X} {address}:0000 {_STATES[table]} 0")
         return "\n".join(lines).encode()
+
+    def checkpoint(self) -> None:
+        self.kept_files = copy.deepcopy(self.files)
+
+    def reset(self) -> None:
+        """Start anew with the files of the checkpoint."""
+        assert self.kept_files is not None
+        self.end(NodeStatus.STOPPED)
+        self.files = copy.deepcopy(self.kept_files)
+        self.start()
 
     def die(self, reason: str) -> None:
         """End by itself."""

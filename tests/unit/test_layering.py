@@ -20,8 +20,8 @@ LAYERS = (
     ("transports", "network"),
     ("backends",),
     ("lab",),
-    ("cli", "marks", "options", "reporting", "testing"),
-    ("plugin",),
+    ("commands", "marks", "options", "reporting", "testing"),
+    ("cli", "plugin"),
 )
 PUBLIC = {
     *("BackendUnavailable", "BenchscaleError", "CommandFailed", "CommandTimeout", "ExecResult"),

@@ -45,6 +45,7 @@ from pytest_benchscale.errors import (
     BenchscaleError,
     LabError,
     NodeDied,
+    NotSupported,
     SubnetTaken,
 )
 from pytest_benchscale.network.echo import Echoes
@@ -67,6 +68,8 @@ class DockerBackend:
 
     name: ClassVar[str] = "docker"
     links_outlive_nodes: ClassVar[bool] = False
+    outlives_us: ClassVar[bool] = True
+    shares_addresses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = CAPABILITIES
     dialect: ClassVar[Dialect] = DOCKER
 
@@ -264,6 +267,33 @@ class DockerBackend:
         """Return the way to send probes from within a container's network."""
         node = self._node(name)
         return await self._way_in().echoes(node, functools.partial(self._fate, node))
+
+    def place(self) -> Mapping[str, str]:
+        """Return what leads another process to the same daemon."""
+        return {}
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        """Return what changes when an image does."""
+        return {}
+
+    async def keep(self) -> Mapping[str, Any]:
+        """Leave the lab to itself."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        """Take over a lab that was kept."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def checkpoint(self, name: str) -> None:
+        """Remember how a node is now."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        """Lead a node back to its checkpoint."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Remove what a lab has left."""
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the containers and networks of a run."""

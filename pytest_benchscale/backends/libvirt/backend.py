@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 import libvirt
@@ -66,6 +66,8 @@ class LibvirtBackend:
 
     name: ClassVar[str] = "libvirt"
     links_outlive_nodes: ClassVar[bool] = False
+    outlives_us: ClassVar[bool] = True
+    shares_addresses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self) -> None:
@@ -230,6 +232,33 @@ class LibvirtBackend:
         if self._node(name).status is NodeStatus.PAUSED:
             return None
         return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
+
+    def place(self) -> Mapping[str, str]:
+        """Return what leads another process to the same daemon."""
+        return {}
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        """Return what changes when an image does."""
+        return {}
+
+    async def keep(self) -> Mapping[str, Any]:
+        """Leave the lab to itself."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        """Take over a lab that was kept."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def checkpoint(self, name: str) -> None:
+        """Remember how a node is now."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        """Lead a node back to its checkpoint."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Remove what a lab has left."""
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""

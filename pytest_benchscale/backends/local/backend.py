@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import anyio
 
@@ -70,6 +70,8 @@ class LocalBackend:
 
     name: ClassVar[str] = "local"
     links_outlive_nodes: ClassVar[bool] = True
+    outlives_us: ClassVar[bool] = False
+    shares_addresses: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self, *, overlay: bool = True) -> None:
@@ -234,6 +236,33 @@ class LocalBackend:
         if not descriptors:
             raise NodeDied(name, self._node(name).why())
         return SocketEchoes([socket.socket(fileno=one) for one in descriptors])
+
+    def place(self) -> Mapping[str, str]:
+        """Return what leads another process to the same daemon."""
+        return {}
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        """Return what changes when an image does."""
+        return {}
+
+    async def keep(self) -> Mapping[str, Any]:
+        """Leave the lab to itself."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        """Take over a lab that was kept."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def checkpoint(self, name: str) -> None:
+        """Remember how a node is now."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        """Lead a node back to its checkpoint."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Remove what a lab has left."""
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import asyncssh
 
@@ -66,6 +66,8 @@ class SshBackend:
 
     name: ClassVar[str] = "ssh"
     links_outlive_nodes: ClassVar[bool] = False
+    outlives_us: ClassVar[bool] = False
+    shares_addresses: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.EXISTING, Capability.USERS, Capability.CONDITIONS, Capability.PARTITIONS}
     )
@@ -195,6 +197,33 @@ class SshBackend:
     async def echoes(self, name: str) -> Echoes | None:
         """Have a program measure from within."""
         return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
+
+    def place(self) -> Mapping[str, str]:
+        """Return what leads another process to the same daemon."""
+        return {}
+
+    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
+        """Return what changes when an image does."""
+        return {}
+
+    async def keep(self) -> Mapping[str, Any]:
+        """Leave the lab to itself."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
+        """Take over a lab that was kept."""
+        raise NotSupported(self.name, Capability.KEEP)
+
+    async def checkpoint(self, name: str) -> None:
+        """Remember how a node is now."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def reset_node(self, name: str) -> NodeInfo:
+        """Lead a node back to its checkpoint."""
+        raise NotSupported(self.name, Capability.RESET)
+
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Remove what a lab has left."""
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""

@@ -1,0 +1,11 @@
+"""Labs from the command line: `up`, `down`, `exec`, `logs`, `cp`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Any) -> None:
+    """Add the commands to the subparsers of the command line."""

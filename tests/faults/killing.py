@@ -37,7 +37,7 @@ from tests.daemons.needs import LIBVIRT
 from tests.faults.sessions import ROOT_OF_PROJECT, start
 from tests.machine import Snapshot, difference
 
-__all__ = ["PHASES", "Figures", "kill_sessions"]
+__all__ = ["PHASES", "Figures", "kill_sessions", "processes_marked"]
 
 PHASES = ("create", "setup", "test", "teardown")
 PATIENCE = 60.0
@@ -217,7 +217,7 @@ class _Session:
             time.sleep(0.05)
 
     def _left(self) -> list[str]:
-        left = [f"process {words}" for words in _processes(f"{_MARK}={self._mark}")]
+        left = [f"process {words}" for words in processes_marked(f"{_MARK}={self._mark}")]
         left += [f"file {name}" for name in sorted(_files(self._place) - self._files)]
         left += self._of_libvirt()
         if self._alone:
@@ -274,7 +274,7 @@ def _files(place: Path) -> frozenset[str]:
     return frozenset(str(path) for path in found if path not in standing)
 
 
-def _processes(mark: str) -> Iterator[str]:
+def processes_marked(mark: str) -> Iterator[str]:
     """Go through the processes that have a mark in their environment."""
     for path in Path("/proc").glob("[0-9]*"):
         try:

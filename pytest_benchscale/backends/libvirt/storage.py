@@ -22,7 +22,6 @@ from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, told
 from pytest_benchscale.backends.libvirt.images import Image
-from pytest_benchscale.backends.libvirt.naming import lab_of_volume
 
 __all__ = ["Base", "Storage", "locked"]
 
@@ -97,12 +96,6 @@ class Storage:
     async def delete_all(self, prefix: str) -> None:
         """Delete every file whose name begins so."""
         await self._connection.call(self._delete_all, prefix)
-
-    async def owned(self, run: str) -> list[tuple[str, str]]:
-        """Return the volumes of a run, each with its lab."""
-        names = await self._connection.call(self._names)
-        found = [(name, lab_of_volume(name, run)) for name in names]
-        return [(name, lab) for name, lab in found if lab is not None]
 
     # --- in a thread ---
 

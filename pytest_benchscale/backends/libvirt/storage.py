@@ -155,7 +155,7 @@ class Storage:
         name = f"benchscale-base-{image.sha256[:32]}"
         base = Base(f"{self.directory}/{name}", image.format)
         with locked(locks / f"{name}.lock"):
-            known = set(self._names())
+            known = set(self.names())
             if {name, f"{name}.complete"} <= known:
                 return base
             for left in {name, f"{name}.complete"} & known:  # an upload that was cut short
@@ -219,11 +219,12 @@ class Storage:
         return b"".join(pieces)
 
     def _delete_all(self, prefix: str) -> None:
-        for name in self._names():
+        for name in self.names():
             if name.startswith(prefix):
                 self.remove(name)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return the names of all volumes of the pool."""
         # Not `listVolumes`, which asks for the number first and leaves out what was added since.
         return [str(volume.name()) for volume in self._pool.listAllVolumes()]
 

@@ -27,9 +27,7 @@ from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
     from pytest_benchscale.lab.faults import Standing
-    from pytest_benchscale.lab.history import CommandRecord
     from pytest_benchscale.lab.lab import Lab
-    from pytest_benchscale.lab.node import Node
     from pytest_benchscale.lab.pool import Pool
     from pytest_benchscale.lab.portal import Portal
     from pytest_benchscale.topology.model import Topology
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["LabRequest", "LabSession", "Outcome"]
 
 _NAMES = 5  # topologies named in one line of the header
-_LOG_LINES = 20  # the end of a node's log, in the report of a failed test
-_LOGS = 8  # nodes whose log is shown there
-_LOG_DEADLINE = 10.0  # seconds to fetch the logs
-_COMMANDS = 50  # the newest commands, in the same report
 
 
 class ProgressLine(Protocol):
@@ -272,21 +266,16 @@ class LabSession:
             f"{test} has left faults behind, which were taken back: {'; '.join(left)}"
         )
 
-    def sections(self, request: LabRequest) -> Iterator[tuple[str, str]]:
+    def sections(self, request: LabRequest) -> list[tuple[str, str]]:
         """Return titles and texts for the report of a failed test: its commands, the nodes' logs."""
+        from pytest_benchscale.lab import failure  # noqa: PLC0415  only where a test failed
+
         lab = self._labs.get(request)
         if lab is None or not lab.is_up:
-            return
+            return []
         with contextlib.suppress(BenchscaleError):  # the test's own failure is what counts
-            records, logs = self._live_portal().call_blocking(_look_at, lab, self._test_started)
-            if records:
-                title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
-                yield title, _tail([str(record) for record in records], _COMMANDS)
-            if faults := [str(record) for record in lab.faults.since(self._test_started)]:
-                yield f"benchscale: faults in lab {lab.name!r}", _tail(faults, _COMMANDS)
-            talked_to = {record.node for record in records}
-            for name in sorted(logs, key=lambda name: name not in talked_to)[:_LOGS]:
-                yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)
+            return self._live_portal().call_blocking(failure.sections, lab, self._test_started)
+        return []
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -329,35 +318,6 @@ class LabSession:
         return self._pool
 
 
-async def _look_at(lab: Lab, since: float) -> tuple[list[CommandRecord], dict[str, list[str]]]:
-    """Return the lab's commands since a time, and the lines of each node that has said something."""
-    import anyio  # noqa: PLC0415
-
-    logs: dict[str, list[str]] = {}
-
-    async def read(node: Node) -> None:
-        try:
-            text = await node.logs()
-        except BenchscaleError as error:
-            text = f"(it cannot be read: {error.brief})"
-        if text.strip():
-            logs[node.name] = text.splitlines()
-
-    with anyio.move_on_after(_LOG_DEADLINE):
-        async with anyio.create_task_group() as group:
-            for node in lab.nodes.values():
-                group.start_soon(read, node)
-    records = [record for record in lab.history if record.started >= since]
-    return records, {name: logs[name] for name in lab.nodes if name in logs}
-
-
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _NAMES
     return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _tail(lines: Sequence[str], limit: int) -> str:
-    left_out = len(lines) - limit
-    if left_out <= 0:
-        return "\n".join(lines)
-    return "\n".join([f"... {left_out} before ...", *lines[-limit:]])

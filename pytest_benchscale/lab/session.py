@@ -26,7 +26,9 @@ from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
+    from pytest_benchscale.lab.failure import Report
     from pytest_benchscale.lab.faults import Standing
+    from pytest_benchscale.lab.findings import Findings
     from pytest_benchscale.lab.lab import Lab
     from pytest_benchscale.lab.pool import Pool
     from pytest_benchscale.lab.portal import Portal
@@ -107,6 +109,7 @@ class LabSession:
         self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
+        self._left: Findings | None = None  # the lab that went last
         self._found: dict[Lab, Standing] = {}  # what acted on the labs when a test's own part began
 
     def requests(
@@ -266,16 +269,51 @@ class LabSession:
             f"{test} has left faults behind, which were taken back: {'; '.join(left)}"
         )
 
-    def sections(self, request: LabRequest) -> list[tuple[str, str]]:
-        """Return titles and texts for the report of a failed test: its commands, the nodes' logs."""
+    def properties(self, request: LabRequest) -> dict[str, str]:
+        """Return what tells a reader of the results in which lab a test ran, as far as there is one."""
+        lab = self._labs.get(request)
+        choice = self._choices.get(request)
+        backend = lab.backend if lab else getattr(choice, "name", request.backend)
+        found = {
+            "benchscale.lab": lab.lab_id if lab else None,
+            "benchscale.backend": backend,
+            "benchscale.topology": str(request.topology.source or request.topology.name),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def report(
+        self, request: LabRequest, test: str, phase: str, errors: Sequence[Mapping[str, Any]]
+    ) -> Report:
+        """Return what there is to tell of the lab of a test that failed in a phase, with these errors.
+
+        Whatever goes wrong with that is told, too: the test's own failure is what counts.
+        """
         from pytest_benchscale.lab import failure  # noqa: PLC0415  only where a test failed
 
+        failed = failure.Failure(
+            test, phase, self._test_started, time.time(), request.topology, errors
+        )
+        try:
+            return failure.report(failed, self._findings(request), self.settings)
+        except Exception as error:  # noqa: BLE001  see above
+            words = f"there is nothing to tell of the lab: {type(error).__name__}: {error}"
+            return failure.Report([("benchscale: report", words)])
+
+    def _findings(self, request: LabRequest) -> Findings | None:
+        """Return how a lab is, or how it was when it went, or could not be brought up, in this test."""
         lab = self._labs.get(request)
-        if lab is None or not lab.is_up:
-            return []
-        with contextlib.suppress(BenchscaleError):  # the test's own failure is what counts
-            return self._live_portal().call_blocking(failure.sections, lab, self._test_started)
-        return []
+        if lab is not None and lab.is_up:
+            return self._live_portal().call_blocking(lab.examine)
+        left = self._left
+        if left is None or left.topology != request.topology:
+            return None
+        if request.backend not in {"auto", left.backend}:
+            return None
+        is_news = left.time >= self._test_started
+        return replace(left, gone=left.is_up) if is_news or lab is not None else None
+
+    def _take_leave(self, findings: Findings) -> None:
+        self._left = findings
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -313,6 +351,7 @@ class LabSession:
                 keep=chosen.keep,
                 artifacts=chosen.artifacts,
                 progress=self._progress.show if self._progress else None,
+                leaving=self._take_leave,
             )
             self._pool = Pool(self._live_portal(), options)
         return self._pool

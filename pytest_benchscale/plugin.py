@@ -204,8 +204,10 @@ def pytest_runtest_makereport(
 
         reporting.prepare(call, item)
     report = yield
-    if report.failed and (request := marks.request_of(item)):
-        report.sections += item.config.stash[SESSION].sections(request)
+    if request := marks.request_of(item):
+        from pytest_benchscale import reporting
+
+        reporting.complete(report, item, call, item.config.stash[SESSION], request)
     return report
 
 

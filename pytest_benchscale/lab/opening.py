@@ -71,6 +71,8 @@ async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) 
         images=record.images,
         conditions=record.conditions,
         timeout_scale=record.timeout_scale,
+        resettable=record.resettable,
+        title=record.title,
     )
     plan = build_plan(topology, record.backend, as_built, lab_id=record.lab_id)
     plan = replace(plan, labels=record.labels, files=entry.directory)

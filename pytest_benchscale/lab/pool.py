@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_benchscale.backends import registry
 from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.lab.keeping import Fate, Keeper, in_the_way
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
@@ -11,30 +14,32 @@ from pytest_benchscale.topology.model import Topology
 
 __all__ = ["Pool"]
 
+_Key = tuple[Topology, str, bool]
+
 
 class Pool:
     """Builds labs, blocking, for the thread that runs the tests.
 
     What goes wrong while a lab is taken down is kept in `teardown_errors`, to be reported beside the
-    tests' results: it must not become the failure of the next lab's first test. `kept` are the labs
-    that the user wants to look at afterwards.
+    tests' results: it must not become the failure of the next lab's first test. `keeper` knows the labs
+    that stay.
     """
 
     def __init__(self, portal: Portal, options: LabOptions | None = None) -> None:
         self._portal = portal
         self._options = options or LabOptions()
         self._current: Lab | None = None
-        self._current_key: tuple[Topology, str] | None = None
-        self._failed: dict[tuple[Topology, str], BenchscaleError] = {}
+        self._current_key: _Key | None = None
+        self._failed: dict[_Key, BenchscaleError] = {}
         self.teardown_errors: list[BenchscaleError] = []
-        self.kept: list[Lab] = []
+        self.keeper = Keeper(self._options)
 
     @property
     def current(self) -> Lab | None:
         """The lab that is up."""
         return self._current
 
-    def acquire(self, topology: Topology, backend: str) -> Lab:
+    def acquire(self, topology: Topology, backend: str, *, resettable: bool = False) -> Lab:
         """Return the lab of a topology on a backend, built unless it is the one that is up.
 
         `backend` is a name or `auto`. Another lab is taken down first. A build that failed is not
@@ -45,7 +50,7 @@ class Pool:
             BenchscaleError: the lab could not be built, now or before.
         """
         __tracebackhide__ = True
-        key = (topology, backend)
+        key = (topology, backend, resettable)
         if self._current is not None:
             if self._current_key == key and self._current.is_up:
                 return self._current
@@ -57,39 +62,52 @@ class Pool:
                 step="up",
             )
         try:
-            lab = self._portal.call_blocking(self._make, topology, backend)
+            lab = self._portal.call_blocking(self._make, *key)
             self._current, self._current_key = lab, key
             self._portal.call_blocking(lab.up)
         except BaseException as exc:
             if isinstance(exc, BenchscaleError):
                 self._failed[key] = exc
             if self._current is not None and self._current.is_up:
-                self.release(self._current)  # we were interrupted when it had just come up
+                self.release(
+                    self._current, clean=False
+                )  # we were interrupted when it had just come up
             self._current = self._current_key = None
             raise
         return lab
 
-    def release(self, lab: Lab, *, failed: bool = False) -> None:
+    def release(
+        self, lab: Lab, *, failed: bool = False, clean: bool = True, used_on: bool = False
+    ) -> None:
         """Take a lab down, or keep it when that was asked for; errors are remembered, not raised.
 
-        `failed` says that a test of it failed.
+        `failed` says that a test of it failed, `used_on` that others came after that; only a `clean` one
+        is of use to the next session.
         """
+        fate = Fate(
+            failed=failed,
+            clean=clean and not failed,
+            used_on=in_the_way(lab.topology, lab.backend) if used_on else None,
+        )
         if self._current is lab:
             self._current = self._current_key = None
-        if self._options.keep == "always" or (failed and self._options.keep == "failed"):
-            self.kept.append(lab)
-            return
+        try:
+            if self.keeper.leave(lab, fate):
+                return
+        except BenchscaleError as exc:
+            self.teardown_errors.append(exc)
         try:
             self._portal.call_blocking(lab.down)
         except BenchscaleError as exc:
             self.teardown_errors.append(exc)
 
     def close(self) -> None:
-        """Take down the lab that is up; the portal stays the caller's."""
+        """Give up the lab that is up; the portal stays the caller's."""
         if self._current is not None:
-            self.release(self._current)
+            self.release(self._current, clean=False)
 
-    async def _make(self, topology: Topology, backend: str) -> Lab:
+    async def _make(self, topology: Topology, backend: str, resettable: bool) -> Lab:
         choice = await registry.resolve(topology, backend, self._options.images)
         cls = registry.get(choice.name)
-        return Lab(topology, cls(), portal=self._portal, options=self._options)
+        options = replace(self._options, resettable=resettable)
+        return Lab(topology, cls(), portal=self._portal, options=options)

@@ -37,6 +37,8 @@ class Registration:
             backend=backend.name,
             place=dict(backend.place()),
             conditions=context.options.conditions,
+            resettable=context.options.resettable,
+            title=context.options.title,
             created=time.time(),
             booted=time.clock_gettime(time.CLOCK_BOOTTIME),
         )

@@ -73,11 +73,17 @@ class Upkeep:
 
     @on_portal
     async def keep(
-        self, kept_for: float | None, *, dirty: bool = False, reuse: bool = False
+        self,
+        kept_for: float | None,
+        *,
+        dirty: bool = False,
+        reuse: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         """Leave the lab running for whoever takes it over; this object is at its end then.
 
         `kept_for` is in seconds, None: until somebody ends it. Faults and conditions are taken back.
+        `fingerprint` tells what a lab must be asked for as, to be given this one.
 
         Raises:
             NotSupported: the backend cannot.
@@ -107,6 +113,7 @@ class Upkeep:
                         until_booted=None if kept_for is None else booted + kept_for,
                         dirty=dirty,
                         reuse=reuse,
+                        fingerprint=fingerprint,
                     )
                 )
                 self._up = False
@@ -194,3 +201,4 @@ class SyncUpkeep:
     _wrapped: Lab
 
     reset = blocking(Upkeep.reset)
+    keep = blocking(Upkeep.keep)

@@ -154,6 +154,26 @@ class Ledger:
         os.close(descriptor)
         return None
 
+    def visit(self, lab_id: str) -> tuple[Entry, Kept] | None:
+        """Return a kept lab, locked so that others may visit it, too, but nobody can take or remove it.
+
+        None: it is held, gone, not kept, or cannot be read.
+        """
+        place = self._labs / lab_id
+        try:
+            descriptor = os.open(place / _RECORD, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            record, kept = _read(place)
+            if record is not None and kept is not None and os.fstat(descriptor).st_nlink:
+                return Entry(place, descriptor, record), kept
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+        return None
+
     def labs(self) -> Iterator[Found]:
         """Go through the labs that are written down, the oldest first."""
         try:

@@ -122,6 +122,23 @@ class Upkeep:
                 await backend.close()
 
     @on_portal
+    async def leave(self) -> None:
+        """Let go of a kept lab that was only visited: it stays as it is, and kept."""
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                if not self._up:
+                    return
+                self._up = False
+                for machine in self._machines.values():
+                    await machine.let_go()
+                    machine.info = None
+                backend = self._context.backend
+                await self._context.ask(
+                    backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
+                )
+                await backend.close()
+
+    @on_portal
     async def adopt(self, plan: LabPlan, registration: Registration, kept: Kept) -> None:
         """Become the lab that another process has kept.
 

@@ -10,6 +10,7 @@ from pytest_benchscale.lab.keeping import Fate, Keeper, in_the_way
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
+from pytest_benchscale.lab.reuse import Reuse, fingerprint_of
 from pytest_benchscale.topology.model import Topology
 
 __all__ = ["Pool"]
@@ -33,6 +34,8 @@ class Pool:
         self._failed: dict[_Key, BenchscaleError] = {}
         self.teardown_errors: list[BenchscaleError] = []
         self.keeper = Keeper(self._options)
+        self.reuse = Reuse(portal)
+        self._fingerprints: dict[_Key, str] = {}
 
     @property
     def current(self) -> Lab | None:
@@ -63,6 +66,8 @@ class Pool:
             )
         try:
             lab = self._portal.call_blocking(self._make, *key)
+            if earlier_lab := self._reused(lab, key):
+                return earlier_lab
             self._current, self._current_key = lab, key
             self._portal.call_blocking(lab.up)
         except BaseException as exc:
@@ -76,6 +81,21 @@ class Pool:
             raise
         return lab
 
+    def _reused(self, lab: Lab, key: _Key) -> Lab | None:
+        """Return a lab of an earlier session, ours now, in place of a new one; None: there is none."""
+        if not self._options.reuse:
+            return None
+        fingerprint = fingerprint_of(lab.topology, lab.backend, lab.options)
+        self._fingerprints[key] = fingerprint
+
+        def found(earlier: Lab) -> None:
+            self._current, self._current_key = earlier, key
+
+        there = self._portal.call_blocking(
+            self.reuse.find, lab.topology, lab.backend, lab.options, fingerprint, found
+        )
+        return self._current if there else None
+
     def release(
         self, lab: Lab, *, failed: bool = False, clean: bool = True, used_on: bool = False
     ) -> None:
@@ -84,10 +104,12 @@ class Pool:
         `failed` says that a test of it failed, `used_on` that others came after that; only a `clean` one
         is of use to the next session.
         """
+        key = self._current_key if self._current is lab else None
         fate = Fate(
             failed=failed,
             clean=clean and not failed,
             used_on=in_the_way(lab.topology, lab.backend) if used_on else None,
+            fingerprint=self._fingerprints.get(key) if key else None,
         )
         if self._current is lab:
             self._current = self._current_key = None

@@ -306,7 +306,7 @@ class LabSession:
             if pool:
                 pool.close()
                 self.outcome.kept += pool.keeper.kept_lines()
-                self.outcome.reuse += pool.keeper.reuse_lines()
+                self.outcome.reuse += pool.reuse.notes + pool.keeper.reuse_lines()
                 self.outcome.teardown_errors += map(str, pool.teardown_errors)
         finally:
             portal, self._portal = self._portal, None

@@ -98,7 +98,7 @@ class Upkeep:
                     raise LabError("the lab is not up: there is nothing to keep", step="keep")
                 await self._faults.heal()
                 backend, context = self._context.backend, self._context
-                image_ids = await backend.image_ids(plan)
+                image_ids = await self.image_ids()
                 for machine in self._machines.values():
                     await machine.let_go()
                 state = await context.ask(
@@ -120,6 +120,20 @@ class Upkeep:
                 for machine in self._machines.values():
                     machine.info = None
                 await backend.close()
+
+    @on_portal
+    async def image_ids(self) -> Mapping[str, str]:
+        """Return by node what changes when the contents of its image do, as it is now.
+
+        Raises:
+            LabError: the lab is not up.
+        """
+        plan, backend = self._plan, self._context.backend
+        if not self._up or plan is None:
+            raise LabError("the lab is not up: its images cannot be told", step="image ids")
+        return await self._context.ask(
+            lambda: backend.image_ids(plan), deadline=KEEP_DEADLINE, node=None, step="image ids"
+        )
 
     @on_portal
     async def leave(self) -> None:

@@ -8,6 +8,7 @@ from anyio import to_thread
 from pytest_benchscale.backends import registry
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.lab.ledger import Entry
+from pytest_benchscale.lab.watching import WATCHING
 
 __all__ = ["remove"]
 
@@ -39,6 +40,7 @@ async def remove(entry: Entry) -> None:
             with anyio.move_on_after(_DEADLINE, shield=True):
                 await backend.close()
         await to_thread.run_sync(entry.strike)
+        await to_thread.run_sync(WATCHING.done, record.lab_id)
     except BenchscaleError:
         await to_thread.run_sync(lambda: entry.note("taken"))  # for gc: nobody keeps it any more
         raise

@@ -239,7 +239,7 @@ class FakeBackend:
         for key in [key for key in self.script.networks if key[0] == lab_id]:
             del self.script.networks[key]
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         return []
 
     async def close(self) -> None:

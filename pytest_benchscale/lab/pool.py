@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pytest_benchscale.backends import registry
-from pytest_benchscale.errors import BenchscaleError, LabError
+from pytest_benchscale.errors import BenchscaleError, LabError, SubnetTaken
 from pytest_benchscale.lab.keeping import Fate, Keeper, in_the_way
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.options import LabOptions
@@ -16,6 +16,7 @@ from pytest_benchscale.topology.model import Topology
 __all__ = ["Pool"]
 
 _Key = tuple[Topology, str, bool]
+_ATTEMPTS = 3  # at a lab, while labs that were left for reuse are in its way
 
 
 class Pool:
@@ -65,11 +66,7 @@ class Pool:
                 step="up",
             )
         try:
-            lab = self._portal.call_blocking(self._make, *key)
-            if earlier_lab := self._reused(lab, key):
-                return earlier_lab
-            self._current, self._current_key = lab, key
-            self._portal.call_blocking(lab.up)
+            return self._obtained(key)
         except BaseException as exc:
             if isinstance(exc, BenchscaleError):
                 self._failed[key] = exc
@@ -79,6 +76,24 @@ class Pool:
                 )  # we were interrupted when it had just come up
             self._current = self._current_key = None
             raise
+
+    def _obtained(self, key: _Key) -> Lab:
+        """Return a lab of an earlier session, or a new one, and make room for that where one can."""
+        for attempt in range(_ATTEMPTS, 0, -1):
+            lab = self._portal.call_blocking(self._make, *key)
+            if earlier := self._reused(lab, key):
+                return earlier
+            self._current, self._current_key = lab, key
+            try:
+                self._portal.call_blocking(lab.up)
+            except SubnetTaken as exc:
+                fingerprint = self._fingerprints.get(key)
+                if attempt == 1 or not self._portal.call_blocking(
+                    self.reuse.make_room, lab.backend, exc, fingerprint
+                ):
+                    raise
+            else:
+                break
         return lab
 
     def _reused(self, lab: Lab, key: _Key) -> Lab | None:

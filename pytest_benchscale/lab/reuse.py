@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anyio import to_thread
 from pytest_benchscale import __version__
 from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend
-from pytest_benchscale.errors import BenchscaleError
+from pytest_benchscale.errors import BenchscaleError, SubnetTaken
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.ledger import Entry, Found, Ledger, Standing
 from pytest_benchscale.lab.opening import attach
@@ -82,7 +83,7 @@ class Reuse:
     ) -> bool:
         """Take over a kept lab and tell `found` of it at once; False: one must be built.
 
-        What an edit of the topology has made useless is taken down, and so is what has its subnets.
+        What an edit of the topology has made useless is taken down.
         """
         candidates = await to_thread.run_sync(lambda: [*self._candidates(backend)])
         if not candidates:
@@ -96,12 +97,37 @@ class Reuse:
                 taken_over = True
                 break
         for one in near:
-            if one not in fitting and (
-                _is_older(one, topology, options)
-                or (not taken_over and _is_in_the_way(one, topology, backend))
-            ):
-                await self._end(one, "it is not what its topology is now, or is in the way")
+            if one not in fitting and _is_older(one, topology, options):
+                await self._end(one, "its topology is another now, or its time is over")
         return taken_over
+
+    async def make_room(self, backend: str, taken: SubnetTaken, fingerprint: str | None) -> bool:
+        """Remove what was left for reuse and has a subnet that a new lab needs; say whether to try again.
+
+        That is so, too, when there is now a lab with this fingerprint to be taken over. Of a lab that is
+        kept for its user, the error tells.
+        """
+        place = await _place(registry.get(backend)())
+        again = False
+        for found in await to_thread.run_sync(lambda: [*self._ledger.labs()]):
+            record = found.record
+            if record is None or (record.backend, record.place) != (backend, place):
+                continue
+            if found.kept is None or not any(
+                _overlap(one, str(taken.subnet)) for one in record.subnets.values()
+            ):
+                continue
+            one = _candidate(found, backend)
+            if one is None:
+                taken.resolution = (
+                    f"lab {found.lab_id} ({record.title or record.name}) is kept and has it; to end "
+                    f"that: benchscale down {found.lab_id}"
+                )
+            elif one.kept.fingerprint == fingerprint and not one.expired:
+                again = True
+            else:
+                again |= await self._end(one, f"it had the subnet {taken.subnet}")
+        return again
 
     def _candidates(self, backend: str) -> Iterator[_Candidate]:
         standings = (Standing.KEPT, Standing.EXPIRED)
@@ -147,11 +173,13 @@ class Reuse:
             await lab.reset()
         return lab
 
-    async def _end(self, one: _Candidate, why: str) -> None:
-        if entry := await to_thread.run_sync(self._ledger.take, one.lab_id):
-            name = f"lab {one.record.name!r} on {one.record.backend!r} ({one.lab_id})"
-            if await self._remove(entry, name):
-                self.notes.append(f"{name} was taken down: {why}")
+    async def _end(self, one: _Candidate, why: str) -> bool:
+        entry = await to_thread.run_sync(self._ledger.take, one.lab_id)
+        name = f"lab {one.record.name!r} on {one.record.backend!r} ({one.lab_id})"
+        if entry is None or not await self._remove(entry, name):
+            return False
+        self.notes.append(f"{name} was taken down: {why}")
+        return True
 
     async def _remove(self, entry: Entry, name: str) -> bool:
         try:
@@ -194,12 +222,13 @@ def _is_older(one: _Candidate, topology: Topology, options: LabOptions) -> bool:
     )
 
 
-def _is_in_the_way(one: _Candidate, topology: Topology, backend: str) -> bool:
-    """Whether a lab has a subnet that the topology declares, where there is one space of addresses."""
-    if not registry.get(backend).shares_addresses:
-        return False
-    theirs = set(one.record.subnets.values())
-    return any(str(network.subnet) in theirs for network in topology.networks if network.subnet)
+def _overlap(one: str, other: str) -> bool:
+    left, right = ip_network(one), ip_network(other)
+    return (
+        left.version == right.version
+        and int(left.network_address) <= int(right.broadcast_address)
+        and int(right.network_address) <= int(left.broadcast_address)
+    )
 
 
 def _content(path: Path) -> Any:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from pytest_benchscale import BackendUnavailable
 from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Capability
-from pytest_benchscale.errors import MachineMissing
+from pytest_benchscale.errors import MachineMissing, SubnetTaken
 from tests.fake_backend import FakeBackend, Script
 
 NAMES = (
@@ -61,6 +61,13 @@ class RecordingBackend(FakeBackend):
         if self.name == "pulling":
             for layers in range(3):
                 plan.progress(STEP.format(layers))
+
+    async def create_network(self, plan):
+        if self.shares_addresses and any(
+            plan.subnet.overlaps(other.subnet) for other in self.script.networks.values()
+        ):
+            raise SubnetTaken(plan.name, plan.subnet, "it is there already")
+        return await super().create_network(plan)
 
     async def create_node(self, plan):
         self.record(f"creating {plan.name}")

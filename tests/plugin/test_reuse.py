@@ -210,7 +210,21 @@ def test_where_addresses_are_shared_another_lab_makes_room(sessions, suite):
     (old,) = kept()
     sessions.write(claim="not done", backend="sharing", more=', reset="test"')
     sessions.run()
-    assert sessions.events()[2:] == [f"remove {old.lab_id}", "open lan", "keep lan"]
+    assert sessions.events()[2:] == [
+        *("open lan", "close lan"),
+        f"remove {old.lab_id}",
+        *("open lan", "keep lan"),
+    ]
+
+
+def test_what_is_kept_for_its_user_is_not_removed_but_named(sessions):
+    sessions.write(claim="False", backend="sharing")
+    sessions.run("--benchscale-keep=failed", failed=1)
+    (theirs,) = kept()
+    sessions.write(backend="sharing")
+    result = sessions.run(errors=1)
+    result.stdout.fnmatch_lines([f"*benchscale down {theirs.lab_id}*"])
+    assert [found.lab_id for found in kept()] == [theirs.lab_id]
 
 
 def test_a_session_that_is_interrupted_leaves_nothing_to_the_next(sessions):

@@ -10,6 +10,7 @@ from anyio import to_thread
 from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.ledger import Entry, Ledger
+from pytest_benchscale.lab.owner import since_boot
 from pytest_benchscale.lab.record import Kept, LabRecord
 from pytest_benchscale.topology.model import Topology
 
@@ -38,7 +39,7 @@ class Registration:
             place=dict(backend.place()),
             conditions=context.options.conditions,
             created=time.time(),
-            booted=time.clock_gettime(time.CLOCK_BOOTTIME),
+            booted=since_boot(),
         )
         if not backend.outlives_us:
             return cls(record, None)

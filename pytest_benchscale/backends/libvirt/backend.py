@@ -260,7 +260,7 @@ class LibvirtBackend:
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove what a lab has left."""
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""
         with told("what the run has cannot be listed", "list"):
             return await owned.of_run(await self._reach(), owner)

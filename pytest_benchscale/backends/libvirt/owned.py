@@ -16,8 +16,8 @@ from pytest_benchscale.backends.libvirt.network_xml import labels_of
 __all__ = ["of_run"]
 
 
-async def of_run(connection: Connection, run: str) -> list[OwnedThing]:
-    """Return the domains, networks and volumes of a run.
+async def of_run(connection: Connection, run: str | None) -> list[OwnedThing]:
+    """Return the domains, networks and volumes of a run; None: of all of them.
 
     Raises:
         libvirt.libvirtError: the daemon does not say.
@@ -25,12 +25,12 @@ async def of_run(connection: Connection, run: str) -> list[OwnedThing]:
     return await connection.call(_of_run, connection.raw, run)
 
 
-def _of_run(raw: Any, run: str) -> list[OwnedThing]:
+def _of_run(raw: Any, run: str | None) -> list[OwnedThing]:
     found = []
     for kind, things in (("domain", raw.listAllDomains()), ("network", raw.listAllNetworks())):
         for thing in things:
             labels = _labels(thing)
-            if labels.get(RUN) == run:
+            if RUN in labels and run in (None, labels[RUN]):
                 found.append(OwnedThing(kind, thing.name(), labels.get("benchscale.lab", "")))
     for pool in raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         found += [

@@ -273,7 +273,7 @@ class LocalBackend:
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove what a lab has left."""
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""
         return []
 

@@ -211,11 +211,9 @@ class Holder:
         for link in node.links:
             self._retired += 1
             self._links.rename(link, f"old{self._retired}")
-        failures = self._links.settle()  # a test may have deleted one
-        if failures:
-            for error in failures.values():
-                if error.errno != errno.ENODEV:
-                    raise error
+        for error in self._links.settle().values():
+            if error.errno != errno.ENODEV:  # a test may have deleted one
+                raise error
         if (
             node.network_namespace is not None
         ):  # only now: the kernel takes away what is in it at once
@@ -350,10 +348,12 @@ class Holder:
                 self._node_ended(node, status)
 
     def _plug(self, node: _Node, *, up: bool) -> None:
-        """Connect a node with its networks, or cut it off."""
+        """Connect a node with its networks, or cut it off. What it has deleted is cut off already."""
         for link in node.links:
             self._links.set_up(link, up=up)
-        self._links.flush()
+        for error in self._links.settle().values():
+            if up or error.errno != errno.ENODEV:
+                raise error
 
     def _node_ended(self, node: _Node, status: int) -> None:
         node.pid = None

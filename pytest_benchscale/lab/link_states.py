@@ -228,6 +228,14 @@ class LinkStates:
                 resolution=NETEM_ADVICE,
             )
 
+    def assume_declared(self, node: str) -> None:
+        """Take note that what is declared acts on the links of a node that was kept, and nothing else."""
+        if self._is_reachable(node):
+            for network in self.attachments(node):
+                link = Attachment(node, network)
+                if (state := self.state(link)) != NOTHING:
+                    self._applied[link] = state
+
     async def begin(self, node: str) -> None:
         """Apply what is due to a node that was created or started; its links may be new ones."""
         self._links.pop(node, None)

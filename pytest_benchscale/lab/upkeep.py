@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -96,16 +97,21 @@ class Upkeep:
                 image_ids = await backend.image_ids(plan)
                 for machine in self._machines.values():
                     await machine.let_go()
-                state = await context.ask(
-                    backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep"
-                )
                 now, booted = time.time(), since_boot()
+                until_booted = None if kept_for is None else booted + kept_for
+                await registration.enter()
+                state = await context.ask(
+                    lambda: backend.keep(until_booted),
+                    deadline=KEEP_DEADLINE,
+                    node=None,
+                    step="keep",
+                )
                 await registration.keep(
                     Kept(
                         state=state,
                         image_ids=image_ids,
                         until=None if kept_for is None else now + kept_for,
-                        until_booted=None if kept_for is None else booted + kept_for,
+                        until_booted=until_booted,
                         dirty=dirty,
                         reuse=reuse,
                     )
@@ -123,6 +129,7 @@ class Upkeep:
             LabError: it is not whole any more; nothing was changed.
         """
         backend = self._context.backend
+        plan = replace(plan, guest=registration.directory is None)
         async with self._turn:
             await backend.probe()
             infos = await self._context.ask(
@@ -139,6 +146,7 @@ class Upkeep:
                 self._machines[node.name].plan = node
             for info in infos:
                 await self._machines[info.name].adopt(info)
+                self._faults.links.assume_declared(info.name)
             self._up = True
 
 

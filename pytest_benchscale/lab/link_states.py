@@ -82,6 +82,7 @@ class LinkStates:
         self._applied: dict[Attachment, LinkState] = {}
         self._turn = asyncio.Lock()
         self._netem: bool | None = None
+        self._withdrawn = False
         self.cuts: dict[Cut, None] = {}
         self.worse: dict[Worse, None] = {}
 
@@ -190,6 +191,8 @@ class LinkStates:
 
     def state(self, attachment: Attachment) -> LinkState:
         """Return what shall act on a link."""
+        if self._withdrawn:
+            return NOTHING
         figures = self.figures(attachment)
         chosen = [
             worse.towards
@@ -228,14 +231,6 @@ class LinkStates:
                 resolution=NETEM_ADVICE,
             )
 
-    def assume_declared(self, node: str) -> None:
-        """Take note that what is declared acts on the links of a node that was kept, and nothing else."""
-        if self._is_reachable(node):
-            for network in self.attachments(node):
-                link = Attachment(node, network)
-                if (state := self.state(link)) != NOTHING:
-                    self._applied[link] = state
-
     async def begin(self, node: str) -> None:
         """Apply what is due to a node that was created or started; its links may be new ones."""
         self._links.pop(node, None)
@@ -243,6 +238,16 @@ class LinkStates:
             for attachment in [one for one in self._applied if one.node == node]:
                 del self._applied[attachment]
         await self.apply([node])
+
+    async def withdraw(self) -> None:
+        """Take away everything that acts, also what is declared, until `resume`."""
+        self._withdrawn = True
+        await self.apply()
+
+    async def resume(self) -> None:
+        """Undo `withdraw`."""
+        self._withdrawn = False
+        await self.apply()
 
     async def apply(self, nodes: Iterable[str] | None = None) -> None:
         """Make what acts on the links of the nodes (all) what shall act.

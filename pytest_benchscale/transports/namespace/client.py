@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -21,6 +21,7 @@ from pytest_benchscale.transports.namespace.streams import PipeReader, PipeWrite
 
 __all__ = ["NamespaceTransport"]
 
+_AT_ONCE = 16  # descriptors in a message
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
@@ -181,7 +182,12 @@ class NamespaceTransport:
                 os.fchmod(fd, mode)
 
     async def aclose(self) -> None:
-        """Let go of the node and of what its background children still write."""
+        """Let go of the node; what its background children still write is the node's to discard."""
+        outputs = [reader for reader in self._draining if reader.is_open]
+        with suppress(NodeDied):
+            for first in range(0, len(outputs), _AT_ONCE):
+                some = tuple(one.fileno() for one in outputs[first : first + _AT_ONCE])
+                await self.post({"op": "abandon"}, some)
         self.close()
 
     def close(self) -> None:

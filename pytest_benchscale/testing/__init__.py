@@ -38,6 +38,7 @@ The parts, in the order in which a new backend can be made to pass them:
     node_faults nodes frozen, without power, full or under pressure for a while
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
+    upkeep      reset, keep and take over
     bringup     deploy, setup, dependencies, failures, what is left behind
 
 Each part is a class of its own, for a first try of a part.
@@ -49,16 +50,8 @@ import pytest
 
 _PARTS = (
     *("base", "bringup", "commands", "deadlines", "faults", "files"),
-    *(
-        "isolation",
-        "lifecycle",
-        "networks",
-        "node_faults",
-        "probing",
-        "processes",
-        "terminals",
-        "waits",
-    ),
+    *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "rates"),
+    *("terminals", "upkeep", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -74,6 +67,7 @@ from pytest_benchscale.testing.node_faults import NodeFaultContract  # noqa: E40
 from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
 from pytest_benchscale.testing.terminals import TerminalContract  # noqa: E402
+from pytest_benchscale.testing.upkeep import UpkeepContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
 
 __all__ = [
@@ -90,6 +84,7 @@ __all__ = [
     "ProbeContract",
     "ProcessContract",
     "TerminalContract",
+    "UpkeepContract",
     "WaitContract",
 ]
 
@@ -97,6 +92,7 @@ __all__ = [
 # pytest runs inherited tests from the last base to the first: commands first, bring-up last.
 class BackendContract(
     BringUpContract,
+    UpkeepContract,
     WaitContract,
     LifecycleContract,
     NodeFaultContract,

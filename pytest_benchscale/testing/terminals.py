@@ -116,7 +116,7 @@ class TerminalContract(Contract):
             job = await _everything(terminal)
             assert await terminal.wait() == 3
         assert await count_sleeping(node, seconds) == 1
-        await node.exec(f"kill {job}", check=True)
+        await node.exec(f"kill {job.strip()}", check=True)
 
     async def test_a_command_that_is_not_there_says_so(self, node: Node) -> None:
         async with node.terminal(["no-such-command"]) as terminal:

@@ -66,7 +66,13 @@ async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) 
         LabError: it is not whole any more; it is left as it was.
     """
     lab, plan = _as_built(entry, portal, options)
-    await lab.adopt(plan, await Registration.take_over(entry), kept)
+    registration = await Registration.take_over(entry)
+    try:
+        await lab.adopt(plan, registration, kept)
+    except BaseException:
+        if not lab.is_up:
+            await registration.keep(kept)  # as it was
+        raise
     return lab
 
 
@@ -77,7 +83,7 @@ async def visit(entry: Entry, kept: Kept, portal: Portal) -> Lab:
         BackendUnavailable, LabError: as `attach`.
     """
     lab, plan = _as_built(entry, portal, LabOptions())
-    await lab.adopt(plan, Registration(entry.record, None), kept)
+    await lab.adopt(plan, Registration(entry.record, None), kept, visiting=True)
     return lab
 
 

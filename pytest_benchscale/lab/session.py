@@ -207,6 +207,7 @@ class LabSession:
     def describe(self, requests: Iterable[LabRequest]) -> list[str]:
         """Return what there is to know before the labs run: what `auto` chose, what is not enforced."""
         from pytest_benchscale.backends import registry  # noqa: PLC0415
+        from pytest_benchscale.lab.garbage import leftovers  # noqa: PLC0415
 
         facts: dict[str, list[str]] = {}  # with the names of the topologies that they are about
         for request in dict.fromkeys(requests):
@@ -222,7 +223,9 @@ class LabSession:
                 facts.setdefault(f" on {choice.why}", []).append(topology.name)
             for note in notes:
                 facts.setdefault(f" on {backend}: {note}", []).append(topology.name)
-        return [f"benchscale: {_some(names)}{fact}" for fact, names in facts.items()]
+        lines = [f"{_some(names)}{fact}" for fact, names in facts.items()]
+        lines += filter(None, [leftovers()] if lines or self._requests else [])
+        return [f"benchscale: {line}" for line in lines]
 
     def begin_test(self, request: LabRequest | None) -> LabRequest | None:
         """Note that a test begins, and return what it shall ask for in place of what was planned.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from pytest_benchscale.backends.base import Capability, LabPlan
+from pytest_benchscale.backends.base import Capability, LabPlan, NetworkInfo
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.lab.bringup import AT_ONCE, Created, first_of, placed, wait_for_all
 from pytest_benchscale.lab.context import LabContext
@@ -43,6 +43,7 @@ class Upkeep:
     _registration: Registration | None
     _turn: asyncio.Lock
     _up: bool
+    _begun: bool
 
     @on_portal
     async def reset(self) -> None:
@@ -80,10 +81,12 @@ class Upkeep:
         dirty: bool = False,
         reuse: bool = False,
         fingerprint: str | None = None,
+        conditioned: bool = False,
     ) -> None:
         """Leave the lab running for whoever takes it over; this object is at its end then.
 
-        `kept_for` is in seconds, None: until somebody ends it. Faults and conditions are taken back.
+        `kept_for` is in seconds, None: until somebody ends it. Faults are taken back, and so are the
+        conditions of links, unless it stays `conditioned`: for one that will be visited, not taken over.
         `fingerprint` tells what a lab must be asked for as, to be given this one.
 
         Raises:
@@ -98,29 +101,58 @@ class Upkeep:
                 if not self._up or plan is None or registration is None:
                     raise LabError("the lab is not up: there is nothing to keep", step="keep")
                 await self._faults.heal()
-                backend, context = self._context.backend, self._context
-                image_ids = await self.image_ids()
-                for machine in self._machines.values():
-                    await machine.let_go()
-                state = await context.ask(
-                    backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep"
-                )
-                now, booted = time.time(), since_boot()
-                await registration.keep(
-                    Kept(
-                        state=state,
-                        image_ids=image_ids,
-                        until=None if kept_for is None else now + kept_for,
-                        until_booted=None if kept_for is None else booted + kept_for,
+                links = self._faults.links
+                try:
+                    if not conditioned:  # whoever takes the lab over must know what acts: nothing
+                        await links.withdraw()
+                    await self._leave(
+                        plan,
+                        registration,
+                        kept_for,
                         dirty=dirty,
                         reuse=reuse,
                         fingerprint=fingerprint,
                     )
-                )
+                except BaseException:
+                    if not conditioned:
+                        await links.resume()
+                    raise
                 self._up = False
                 for machine in self._machines.values():
                     machine.info = None
-                await backend.close()
+                self._created.nodes.clear()
+                self._created.networks.clear()
+                self._created.opened = False
+                await self._context.backend.close()
+
+    async def _leave(
+        self,
+        plan: LabPlan,
+        registration: Registration,
+        kept_for: float | None,
+        *,
+        dirty: bool,
+        reuse: bool,
+        fingerprint: str | None,
+    ) -> None:
+        """Write down what the next owner needs."""
+        backend, context = self._context.backend, self._context
+        image_ids = await self.image_ids()
+        for machine in self._machines.values():
+            await machine.let_go()
+        state = await context.ask(backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep")
+        now, booted = time.time(), since_boot()
+        await registration.keep(
+            Kept(
+                state=state,
+                image_ids=image_ids,
+                until=None if kept_for is None else now + kept_for,
+                until_booted=None if kept_for is None else booted + kept_for,
+                dirty=dirty,
+                reuse=reuse,
+                fingerprint=fingerprint,
+            )
+        )
 
     @on_portal
     async def image_ids(self) -> Mapping[str, str]:
@@ -151,11 +183,16 @@ class Upkeep:
                 await self._context.ask(
                     backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
                 )
+                self._created.nodes.clear()
+                self._created.networks.clear()
+                self._created.opened = False
                 await backend.close()
 
     @on_portal
-    async def adopt(self, plan: LabPlan, registration: Registration, kept: Kept) -> None:
-        """Become the lab that another process has kept.
+    async def adopt(
+        self, plan: LabPlan, registration: Registration, kept: Kept, *, visiting: bool = False
+    ) -> None:
+        """Become the lab that another process has kept; with `visiting`, what acts on its links stays.
 
         Raises:
             LabError: it is not whole any more; nothing was changed.
@@ -171,13 +208,18 @@ class Upkeep:
             )
             self._plan, self._registration = plan, registration
             self._created.opened = True
-            self._created.networks = dict.fromkeys(network.name for network in plan.networks)
+            self._created.networks = {
+                one.name: NetworkInfo(one.name, one.subnet, one.gateway, one.internet)
+                for one in plan.networks
+            }
             for node in plan.nodes:
                 self._created.nodes[node.name] = None
                 self._machines[node.name].plan = node
             for info in infos:
                 await self._machines[info.name].adopt(info)
-            self._up = True
+            if not visiting:
+                await self._faults.links.resume()
+            self._begun = self._up = True
 
 
 class _Again:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pytest_benchscale.errors import LabError
+from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.ledger import Found, Ledger, Standing
 from pytest_benchscale.lab.opening import visit
 from pytest_benchscale.lab.portal import Portal
+from pytest_benchscale.lab.record import LabRecord
 
-__all__ = ["find", "visiting"]
+__all__ = ["at_place", "find", "visiting"]
 
 _WHY_NOT = {
     Standing.LIVE: (
@@ -47,7 +49,9 @@ def find(wanted: str | None, ledger: Ledger) -> Found:
         why, advice = _WHY_NOT[meant[0].standing]
         raise LabError(f"lab {meant[0].lab_id} {why}", step="look-up", resolution=advice)
     raise LabError(
-        f"there is no kept lab {wanted!r}" if wanted else "there is no kept lab",
+        f"there is no kept lab {wanted!r}{did_you_mean(wanted, _names(known))}"
+        if wanted
+        else "there is no kept lab",
         step="look-up",
         details=f"the labs in {ledger.directory}:\n{_listing(known)}" if known else None,
         resolution="`benchscale list` shows them; `benchscale up FILE` brings one up",
@@ -73,8 +77,7 @@ def visiting(wanted: str | None) -> Iterator[Lab]:
         )
     entry, kept = entered
     try:
-        os.environ.update(entry.record.place)
-        with Portal() as portal:
+        with at_place(entry.record), Portal() as portal:
             lab = portal.call_blocking(visit, entry, kept, portal)
             try:
                 yield lab
@@ -84,15 +87,41 @@ def visiting(wanted: str | None) -> Iterator[Lab]:
         entry.let_go()
 
 
+@contextmanager
+def at_place(record: LabRecord) -> Iterator[None]:
+    """Have the environment lead to a lab's daemon in this block."""
+    before = dict(os.environ)
+    os.environ.update(record.place)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def _meant(wanted: str | None, known: Sequence[Found]) -> list[Found]:
     if wanted is None:
         return list(known)
     exact = [one for one in known if one.lab_id == wanted]
+    titled = [one for one in known if one.record is not None and one.record.title == wanted]
     named = [one for one in known if one.record is not None and one.record.name == wanted]
-    return exact or named or [one for one in known if one.lab_id.startswith(wanted)]
+    return exact or titled or named or [one for one in known if one.lab_id.startswith(wanted)]
+
+
+def _names(labs: Sequence[Found]) -> list[str]:
+    return [
+        name
+        for one in labs
+        for name in (one.lab_id, *((one.record.title, one.record.name) if one.record else ()))
+        if name
+    ]
 
 
 def _listing(labs: Sequence[Found]) -> str:
-    return "\n".join(
-        f"{one.lab_id}  {one.record.name if one.record else '?'}  ({one.standing})" for one in labs
-    )
+    return "\n".join(f"{one.lab_id}  {_called(one)}  ({one.standing})" for one in labs)
+
+
+def _called(one: Found) -> str:
+    if one.record is None:
+        return "?"
+    return f"{one.record.title} ({one.record.name})" if one.record.title else one.record.name

@@ -186,10 +186,7 @@ class Node(NodeFaults):
         cwd: str | PurePath | None = None,
         user: str | int | None = None,
     ) -> int:
-        """Run a command, hand its streams through as they come, and return its exit code.
-
-        The three functions are called in the lab's own loop.
-        """
+        """Run a command, its streams handed through in the lab's own loop; return its exit code."""
         __tracebackhide__ = True
         _, built = build_command(command, env, cwd, user)
         return await stream(self._machine, built, read, out, err)
@@ -206,7 +203,7 @@ class Node(NodeFaults):
     ) -> NodeTerminal:
         """Return a terminal with a command on it, else with a shell: `async with` opens and closes it.
 
-        `size` is in rows and columns; `term` is what `$TERM` says.
+        `size` is in rows and columns.
         """
         __tracebackhide__ = True
         _, built = build_command(SHELL_SCRIPT if command is None else command, env, cwd, user)

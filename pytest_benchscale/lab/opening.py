@@ -83,7 +83,7 @@ async def visit(entry: Entry, kept: Kept, portal: Portal) -> Lab:
         BackendUnavailable, LabError: as `attach`.
     """
     lab, plan = _as_built(entry, portal, LabOptions())
-    await lab.adopt(plan, Registration(entry.record, None), kept)
+    await lab.adopt(plan, Registration(entry.record, None), kept, visiting=True)
     return lab
 
 
@@ -96,6 +96,8 @@ def _as_built(entry: Entry, portal: Portal, options: LabOptions) -> tuple[Lab, L
         images=record.images,
         conditions=record.conditions,
         timeout_scale=record.timeout_scale,
+        resettable=record.resettable,
+        title=record.title,
     )
     plan = build_plan(topology, record.backend, options, lab_id=record.lab_id)
     plan = replace(plan, labels=record.labels, files=entry.directory)

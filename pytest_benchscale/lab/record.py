@@ -25,6 +25,7 @@ class LabRecord:
 
     `labels` are those on everything that is made for it. `place` holds the environment variables by which
     the backend finds the same daemon again. `subnets` go by network. `declared` is the topology as JSON.
+    `title` is a name that the user gave this one lab.
     `created` is in seconds since 1970, `booted` in seconds since the machine's boot.
     """
 
@@ -42,6 +43,8 @@ class LabRecord:
     images: Mapping[str, str] = field(default_factory=dict)
     conditions: Literal["enforce", "off"] = "enforce"
     timeout_scale: float = 1.0
+    resettable: bool = False
+    title: str | None = None
     format: int = FORMAT
 
     @classmethod
@@ -108,7 +111,7 @@ class Kept:
 
     `state` is the backend's own, for `adopt`; `image_ids` tell by node which contents its image had.
     `until` is in seconds since 1970, None: for ever. `dirty`: a test of it failed. `reuse`: the next
-    session may take it over.
+    session may take it over, if what it asks for has the same `fingerprint`.
     """
 
     state: Mapping[str, Any]
@@ -117,6 +120,7 @@ class Kept:
     until_booted: float | None = None  # the same since the boot: the clock may be set meanwhile
     dirty: bool = False
     reuse: bool = False
+    fingerprint: str | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Kept:

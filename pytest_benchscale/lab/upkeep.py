@@ -75,11 +75,19 @@ class Upkeep:
 
     @on_portal
     async def keep(
-        self, kept_for: float | None, *, dirty: bool = False, reuse: bool = False
+        self,
+        kept_for: float | None,
+        *,
+        dirty: bool = False,
+        reuse: bool = False,
+        fingerprint: str | None = None,
+        conditioned: bool = False,
     ) -> None:
         """Leave the lab running for whoever takes it over; this object is at its end then.
 
-        `kept_for` is in seconds, None: until somebody ends it. Faults and conditions are taken back.
+        `kept_for` is in seconds, None: until somebody ends it. Faults are taken back, and so are the
+        conditions of links, unless it stays `conditioned`: for one that will be visited, not taken over.
+        `fingerprint` tells what a lab must be asked for as, to be given this one.
 
         Raises:
             NotSupported: the backend cannot.
@@ -95,11 +103,19 @@ class Upkeep:
                 await self._faults.heal()
                 links = self._faults.links
                 try:
-                    # Whoever takes the lab over must know what acts on its links: nothing.
-                    await links.withdraw()
-                    await self._leave(plan, registration, kept_for, dirty=dirty, reuse=reuse)
+                    if not conditioned:  # whoever takes the lab over must know what acts: nothing
+                        await links.withdraw()
+                    await self._leave(
+                        plan,
+                        registration,
+                        kept_for,
+                        dirty=dirty,
+                        reuse=reuse,
+                        fingerprint=fingerprint,
+                    )
                 except BaseException:
-                    await links.resume()
+                    if not conditioned:
+                        await links.resume()
                     raise
                 self._up = False
                 for machine in self._machines.values():
@@ -117,12 +133,11 @@ class Upkeep:
         *,
         dirty: bool,
         reuse: bool,
+        fingerprint: str | None,
     ) -> None:
         """Write down what the next owner needs."""
         backend, context = self._context.backend, self._context
-        image_ids = await context.ask(
-            lambda: backend.image_ids(plan), deadline=KEEP_DEADLINE, node=None, step="keep"
-        )
+        image_ids = await self.image_ids()
         for machine in self._machines.values():
             await machine.let_go()
         state = await context.ask(backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep")
@@ -135,7 +150,22 @@ class Upkeep:
                 until_booted=None if kept_for is None else booted + kept_for,
                 dirty=dirty,
                 reuse=reuse,
+                fingerprint=fingerprint,
             )
+        )
+
+    @on_portal
+    async def image_ids(self) -> Mapping[str, str]:
+        """Return by node what changes when the contents of its image do, as it is now.
+
+        Raises:
+            LabError: the lab is not up.
+        """
+        plan, backend = self._plan, self._context.backend
+        if not self._up or plan is None:
+            raise LabError("the lab is not up: its images cannot be told", step="image ids")
+        return await self._context.ask(
+            lambda: backend.image_ids(plan), deadline=KEEP_DEADLINE, node=None, step="image ids"
         )
 
     @on_portal
@@ -153,11 +183,16 @@ class Upkeep:
                 await self._context.ask(
                     backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
                 )
+                self._created.nodes.clear()
+                self._created.networks.clear()
+                self._created.opened = False
                 await backend.close()
 
     @on_portal
-    async def adopt(self, plan: LabPlan, registration: Registration, kept: Kept) -> None:
-        """Become the lab that another process has kept.
+    async def adopt(
+        self, plan: LabPlan, registration: Registration, kept: Kept, *, visiting: bool = False
+    ) -> None:
+        """Become the lab that another process has kept; with `visiting`, what acts on its links stays.
 
         Raises:
             LabError: it is not whole any more; nothing was changed.
@@ -182,7 +217,8 @@ class Upkeep:
                 self._machines[node.name].plan = node
             for info in infos:
                 await self._machines[info.name].adopt(info)
-            await self._faults.links.resume()
+            if not visiting:
+                await self._faults.links.resume()
             self._begun = self._up = True
 
 
@@ -239,3 +275,4 @@ class SyncUpkeep:
     _wrapped: Lab
 
     reset = blocking(Upkeep.reset)
+    keep = blocking(Upkeep.keep)

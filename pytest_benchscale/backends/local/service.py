@@ -146,18 +146,36 @@ class Service:
         if message["user"] is None:
             env = {**_ROOT_ENVIRONMENT, **env}
         order = spawn.Order(message["argv"], env, message["cwd"], message["user"])
-        if message["stdin"]:
-            stdin = descriptors[2]
+        terminal = message.get("terminal")
+        if terminal is not None:
+            stdin = stdout = stderr = descriptors[0]
+        elif message["stdin"]:
+            stdout, stderr, stdin = descriptors
         else:
+            stdout, stderr = descriptors
             stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             descriptors.append(stdin)
         try:
-            pid = spawn.start(order, (stdin, descriptors[0], descriptors[1]))
+            pid = spawn.start(order, (stdin, stdout, stderr), terminal)
         except spawn.CannotStart as error:
-            _write_line(descriptors[1], str(error))
+            _write_line(stderr, str(error))
             self._send({"exit": number, "status": error.status})
             return
         self._running[pid] = _Job(self._asking, number, message["env"][channel.MARKER])
+
+    def _on_terminal(self, message: channel.Message, _descriptors: list[int]) -> None:
+        """Make a terminal of this node's; the answer has its two ends."""
+        try:
+            master, slave = os.openpty()
+        except OSError as error:
+            self._send({"reply": message["request"], "errno": error.errno})
+            return
+        try:
+            path = os.ttyname(slave)
+            self._send({"reply": message["request"], "path": path}, [master, slave])
+        finally:
+            os.close(master)
+            os.close(slave)
 
     def _on_signal(self, message: channel.Message, _descriptors: list[int]) -> None:
         pid = self._pid_of(message["id"])

@@ -13,11 +13,12 @@ from pathlib import Path
 import anyio
 
 from pytest_benchscale.errors import LabError, NodeDied
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, TerminalSize
 from pytest_benchscale.transports.namespace import files
 from pytest_benchscale.transports.namespace.channel import MARKER, Message
 from pytest_benchscale.transports.namespace.endpoint import Endpoint
 from pytest_benchscale.transports.namespace.streams import PipeReader, PipeWriter
+from pytest_benchscale.transports.namespace.terminal import NamespaceTerminal
 
 __all__ = ["NamespaceTransport"]
 
@@ -53,19 +54,7 @@ class NamespaceCommand:
 
     async def kill_tree(self) -> None:
         """Kill the command and everything it started; return when they are gone."""
-        try:
-            answer, _ = await self._transport.request(
-                "kill", (), id=self._number, marker=self._marker, pipes=self._pipes
-            )
-        except NodeDied:
-            return  # and with it everything in it
-        if answer["left"]:
-            raise LabError(
-                f"{answer['left']} processes of a killed command are still there",
-                node=self._transport.node,
-                step="kill",
-                details="they do not react to SIGKILL: waiting for a device or a file system?",
-            )
+        await self._transport.kill(self._number, self._marker, self._pipes)
 
     async def aclose(self) -> None:
         """Let go of the streams; a background child's further output is discarded."""
@@ -112,7 +101,7 @@ class NamespaceTransport:
         self._on_event = on_event
         self._on_close = on_close
         self._why_ended = why_ended
-        self._commands: dict[int, NamespaceCommand] = {}
+        self._commands: dict[int, NamespaceCommand | NamespaceTerminal] = {}
         self._draining: set[PipeReader] = set()
         self._last = 0
         self._gone = asyncio.Event()
@@ -147,6 +136,46 @@ class NamespaceTransport:
             for fd in theirs:
                 os.close(fd)
         return running
+
+    async def open_terminal(
+        self, command: Command, size: TerminalSize, term: str
+    ) -> NamespaceTerminal:
+        """Start a command on a terminal of its own; raises `NodeDied` when the node is gone."""
+        answer, ends = await self.request("terminal")
+        if "errno" in answer:
+            reason = os.strerror(answer["errno"])
+            raise LabError(
+                f"node {self.node!r} has no terminal to give: {reason}",
+                node=self.node,
+                step="terminal",
+            )
+        self._last += 1
+        number = self._last
+        marker = f"{number}-{os.urandom(6).hex()}"
+        master, slave = ends
+        terminal = NamespaceTerminal(master, lambda: self.kill(number, marker, []))
+        terminal.set_up(size)
+        self._commands[number] = terminal
+        try:
+            await self.post(
+                {
+                    "op": "exec",
+                    "id": number,
+                    "argv": command.argv,
+                    "env": {"TERM": term, **command.env, MARKER: marker},
+                    "cwd": command.cwd,
+                    "user": command.user,
+                    "terminal": answer["path"],
+                },
+                (slave,),
+            )
+        except BaseException:
+            self._commands.pop(number, None)
+            terminal.close()
+            raise
+        finally:
+            os.close(slave)
+        return terminal
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
@@ -217,6 +246,20 @@ class NamespaceTransport:
         except ConnectionError:
             raise self._died() from None
 
+    async def kill(self, number: int, marker: str, pipes: list[int]) -> None:
+        """Kill a command and everything it started; return when they are gone."""
+        try:
+            answer, _ = await self.request("kill", (), id=number, marker=marker, pipes=pipes)
+        except NodeDied:
+            return  # and with it everything in it
+        if answer["left"]:
+            raise LabError(
+                f"{answer['left']} processes of a killed command are still there",
+                node=self.node,
+                step="kill",
+                details="they do not react to SIGKILL: waiting for a device or a file system?",
+            )
+
     @asynccontextmanager
     async def _opened(self, path: str, flags: int, mode: int = 0) -> AsyncIterator[int]:
         answer, descriptors = await self.request("open", (), path=path, flags=flags, mode=mode)
@@ -252,8 +295,10 @@ class NamespaceTransport:
             self._on_event(message, descriptors)
             return
         running = self._commands.pop(message["exit"], None)
-        if running is not None:
-            running.ended(message["status"])
+        if running is None:
+            return
+        running.ended(message["status"])
+        if isinstance(running, NamespaceCommand):
             self._draining = {reader for reader in self._draining if reader.is_open}
             self._draining |= {running.stdout, running.stderr}
 

@@ -46,7 +46,7 @@ def _session(config: pytest.Config) -> LabSession:
         pytest.UsageError: the configuration is wrong.
     """
     if SESSION not in config.stash:
-        from pytest_benchscale import options, reporting
+        from pytest_benchscale import options, progress
         from pytest_benchscale.errors import BenchscaleError
         from pytest_benchscale.lab.session import LabSession
         from pytest_benchscale.lab.settings import Settings
@@ -57,7 +57,7 @@ def _session(config: pytest.Config) -> LabSession:
             )
         except BenchscaleError as error:
             raise _usage_error(error) from None
-        config.stash[SESSION] = labs = LabSession(settings, reporting.ProgressLine(config))
+        config.stash[SESSION] = labs = LabSession(settings, progress.ProgressLine(config))
         config.add_cleanup(labs.close)  # of a run that ends before its tests, or in an odd way
     return config.stash[SESSION]
 

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,7 @@ from pytest_benchscale.errors import (
 )
 from pytest_benchscale.lab.settings import Settings
 from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
+from pytest_benchscale.lab.steps import Steps
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
@@ -39,15 +41,15 @@ __all__ = ["LabRequest", "LabSession", "Outcome"]
 _NAMES = 5  # topologies named in one line of the header
 
 
-class ProgressLine(Protocol):
+class ProgressLine(Steps, Protocol):
     """Where it is shown how far the work on a lab has come."""
 
-    def show(self, line: str) -> None:
-        """Show it, in place of what was shown before."""
+    def note(self, line: str) -> None:
+        """Show what a backend tells of work that takes long."""
         ...
 
-    def end(self) -> None:
-        """Show no more of it."""
+    def during(self, title: str, done: str) -> AbstractContextManager[None]:
+        """Show how the work in the block goes on, and in the end that it is `done`."""
         ...
 
 
@@ -153,11 +155,8 @@ class LabSession:
         __tracebackhide__ = True
         backend = self.choose(request)
         self._check_keep(backend)
-        try:
+        with self._shown(f"{request.topology.name} on {backend}", "up"):
             self._labs[request] = lab = self._live_pool().acquire(request.topology, backend)
-        finally:
-            if self._progress:
-                self._progress.end()
         self._used[request] = None
         return lab
 
@@ -178,7 +177,8 @@ class LabSession:
     def release(self, request: LabRequest) -> None:
         """Take the lab down. What goes wrong with that is told at the end of the run."""
         if self._pool and (lab := self._labs.pop(request, None)):
-            self._pool.release(lab)
+            with self._shown(f"{lab.name} going down", "gone"):
+                self._pool.release(lab)
 
     def choose(self, request: LabRequest) -> str:
         """Return the name of the backend; `auto` is decided once for each topology.
@@ -272,8 +272,10 @@ class LabSession:
     def properties(self, request: LabRequest) -> dict[str, str]:
         """Return what tells a reader of the results in which lab a test ran, as far as there is one."""
         lab = self._labs.get(request)
-        choice = self._choices.get(request)
-        backend = lab.backend if lab else getattr(choice, "name", request.backend)
+        try:
+            backend = lab.backend if lab else self.choose(request)
+        except BackendUnavailable:
+            backend = request.backend
         found = {
             "benchscale.lab": lab.lab_id if lab else None,
             "benchscale.backend": backend,
@@ -325,11 +327,16 @@ class LabSession:
         portal, self._portal = self._portal, None
         try:
             if pool:
-                pool.close()
+                with self._shown("the last lab going down", "gone"):
+                    pool.close()
                 self.outcome.teardown_errors += map(str, pool.teardown_errors)
         finally:
             if portal:
                 portal.close()
+
+    def _shown(self, title: str, done: str) -> AbstractContextManager[None]:
+        progress = self._progress
+        return progress.during(title, done) if progress else contextlib.nullcontext()
 
     def _live_portal(self) -> Portal:
         from pytest_benchscale.lab.portal import Portal  # noqa: PLC0415
@@ -350,7 +357,8 @@ class LabSession:
                 images=chosen.images,
                 keep=chosen.keep,
                 artifacts=chosen.artifacts,
-                progress=self._progress.show if self._progress else None,
+                progress=self._progress.note if self._progress else None,
+                steps=self._progress,
                 leaving=self._take_leave,
             )
             self._pool = Pool(self._live_portal(), options)

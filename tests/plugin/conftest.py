@@ -115,7 +115,8 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
 def suite(pytester, monkeypatch):
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
-    monkeypatch.delenv("CI", raising=False)  # with it, pytest's summary repeats whole messages
+    for name in ("CI", "BUILD_NUMBER"):  # with them, pytest's summary repeats whole messages
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(registry, "names", registry.names)  # what `recording.only` changes
     yield Suite(pytester)
     recording.unregister()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ NAMES = (
     "talking",  # its nodes have said thirty lines
 )
 STEP = "pulling it: {} of 2 layers"
+PULL_SECONDS = 0.0
 
 
 class RecordingBackend(FakeBackend):
@@ -56,6 +58,7 @@ class RecordingBackend(FakeBackend):
         if self.name == "pulling":
             for layers in range(3):
                 plan.progress(STEP.format(layers))
+                await asyncio.sleep(PULL_SECONDS)
 
     async def create_node(self, plan):
         self.record(f"creating {plan.name}")

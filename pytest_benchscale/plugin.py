@@ -174,11 +174,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab of the test's topology: its running nodes by name, as in `lab["server"]`."""
     __tracebackhide__ = True
-    from pytest_benchscale import marks, reporting
+    from pytest_benchscale import marks, reporting, signals
     from pytest_benchscale.errors import BenchscaleError
     from pytest_benchscale.lab.session import LabRequest
 
     labs = _session(request.config)
+    signals.listen(request.config)
     if not isinstance(getattr(request, "param", None), LabRequest):
         reporting.give_up(pytest.fail.Exception(), marks.what_is_missing)
     try:
@@ -196,17 +197,13 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show of our errors what they say; show of a failed test's lab what happened in it."""
-    from pytest_benchscale import marks
+    if "pytest_benchscale.errors" not in sys.modules:
+        return (yield)
+    from pytest_benchscale import reporting
 
-    if call.excinfo is not None and "pytest_benchscale.errors" in sys.modules:
-        from pytest_benchscale import reporting
-
-        reporting.prepare(call, item)
+    reporting.prepare(call, item)
     report = yield
-    if request := marks.request_of(item):
-        from pytest_benchscale import reporting
-
-        reporting.complete(report, item, call, item.config.stash[SESSION], request)
+    reporting.complete(report, item, call, item.config.stash.get(SESSION, None))
     return report
 
 

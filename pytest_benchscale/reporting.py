@@ -15,10 +15,11 @@ import anyio
 import pytest
 
 import pytest_benchscale
+from pytest_benchscale import marks
 from pytest_benchscale.errors import BenchscaleError
 
 if TYPE_CHECKING:
-    from pytest_benchscale.lab.session import LabRequest, LabSession
+    from pytest_benchscale.lab.session import LabSession
 
 __all__ = ["complete", "give_up", "prepare", "show"]
 
@@ -66,10 +67,11 @@ def complete(
     report: pytest.TestReport,
     item: pytest.Item,
     call: pytest.CallInfo[None],
-    labs: LabSession,
-    request: LabRequest,
+    labs: LabSession | None,
 ) -> None:
     """Add to the report of a test with a lab what is known of that: as properties, and where it failed."""
+    if labs is None or (request := marks.request_of(item)) is None:
+        return
     if report.when == "setup":
         _add(report, item, labs.properties(request))
     if report.failed and call.excinfo is not None:

@@ -297,9 +297,9 @@ class Lab(NetworkFaults, Background, Upkeep):
             plan = build_plan(
                 self._topology, self.backend, replace(self.options, taken=tuple(taken))
             )
-            self._registration = await Registration.begin(plan, self._topology, context)
-            self._plan = plan = replace(plan, files=self._registration.directory)
             try:
+                self._registration = await Registration.begin(plan, self._topology, context)
+                self._plan = plan = replace(plan, files=self._registration.directory)
                 await self._build_as(plan)
             except SubnetTaken as exc:
                 declared = {network.subnet for network in self._topology.networks}

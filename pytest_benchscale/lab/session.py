@@ -22,6 +22,7 @@ from pytest_benchscale.errors import (
     MachineMissing,
     NotSupported,
 )
+from pytest_benchscale.lab.reports import Reports
 from pytest_benchscale.lab.settings import Settings
 from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 from pytest_benchscale.lab.steps import Steps
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
     from pytest_benchscale.lab.failure import Report
     from pytest_benchscale.lab.faults import Standing
-    from pytest_benchscale.lab.findings import Findings
     from pytest_benchscale.lab.lab import Lab
     from pytest_benchscale.lab.pool import Pool
     from pytest_benchscale.lab.portal import Portal
@@ -111,7 +111,7 @@ class LabSession:
         self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
-        self._left: Findings | None = None  # the lab that went last
+        self._reports = Reports(settings)
         self._found: dict[Lab, Standing] = {}  # what acted on the labs when a test's own part began
 
     def requests(
@@ -227,6 +227,7 @@ class LabSession:
     def describe(self, requests: Iterable[LabRequest]) -> list[str]:
         """Return what there is to know before the labs run: what `auto` chose, what is not enforced."""
         from pytest_benchscale.backends import registry  # noqa: PLC0415
+        from pytest_benchscale.lab.garbage import leftovers  # noqa: PLC0415
 
         facts: dict[str, list[str]] = {}  # with the names of the topologies that they are about
         for request in dict.fromkeys(requests):
@@ -242,7 +243,9 @@ class LabSession:
                 facts.setdefault(f" on {choice.why}", []).append(topology.name)
             for note in notes:
                 facts.setdefault(f" on {backend}: {note}", []).append(topology.name)
-        return [f"benchscale: {_some(names)}{fact}" for fact, names in facts.items()]
+        lines = [f"{_some(names)}{fact}" for fact, names in facts.items()]
+        lines += filter(None, [leftovers()] if lines or self._requests else [])
+        return [f"benchscale: {line}" for line in lines]
 
     def begin_test(self) -> None:
         """Note that a test begins: its commands are those that come from now on."""
@@ -271,51 +274,25 @@ class LabSession:
 
     def properties(self, request: LabRequest) -> dict[str, str]:
         """Return what tells a reader of the results in which lab a test ran, as far as there is one."""
-        lab = self._labs.get(request)
         try:
-            backend = lab.backend if lab else self.choose(request)
+            backend = self.choose(request)
         except BackendUnavailable:
             backend = request.backend
-        found = {
-            "benchscale.lab": lab.lab_id if lab else None,
-            "benchscale.backend": backend,
-            "benchscale.topology": str(request.topology.source or request.topology.name),
-        }
-        return {name: value for name, value in found.items() if value}
+        return self._reports.properties(request.topology, backend, self._labs.get(request))
 
     def report(
         self, request: LabRequest, test: str, phase: str, errors: Sequence[Mapping[str, Any]]
     ) -> Report:
-        """Return what there is to tell of the lab of a test that failed in a phase, with these errors.
-
-        Whatever goes wrong with that is told, too: the test's own failure is what counts.
-        """
-        from pytest_benchscale.lab import failure  # noqa: PLC0415  only where a test failed
-
-        failed = failure.Failure(
-            test, phase, self._test_started, time.time(), request.topology, errors
+        """Return what there is to tell of the lab of a test that failed in a phase, with these errors."""
+        return self._reports.of_failure(
+            request.topology,
+            request.backend,
+            self._labs.get(request),
+            test=test,
+            phase=phase,
+            began=self._test_started,
+            errors=errors,
         )
-        try:
-            return failure.report(failed, self._findings(request), self.settings)
-        except Exception as error:  # noqa: BLE001  see above
-            words = f"there is nothing to tell of the lab: {type(error).__name__}: {error}"
-            return failure.Report([("benchscale: report", words)])
-
-    def _findings(self, request: LabRequest) -> Findings | None:
-        """Return how a lab is, or how it was when it went, or could not be brought up, in this test."""
-        lab = self._labs.get(request)
-        if lab is not None and lab.is_up:
-            return self._live_portal().call_blocking(lab.examine)
-        left = self._left
-        if left is None or left.topology != request.topology:
-            return None
-        if request.backend not in {"auto", left.backend}:
-            return None
-        is_news = left.time >= self._test_started
-        return replace(left, gone=left.is_up) if is_news or lab is not None else None
-
-    def _take_leave(self, findings: Findings) -> None:
-        self._left = findings
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -359,7 +336,7 @@ class LabSession:
                 artifacts=chosen.artifacts,
                 progress=self._progress.note if self._progress else None,
                 steps=self._progress,
-                leaving=self._take_leave,
+                leaving=self._reports.take_leave,
             )
             self._pool = Pool(self._live_portal(), options)
         return self._pool

@@ -7,6 +7,7 @@ ever removed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
@@ -29,8 +30,10 @@ from pytest_benchscale.backends.libvirt.ability import notes_on, why_not
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration, find_acceleration
 from pytest_benchscale.backends.libvirt.connection import Connection, connect, default_uri
 from pytest_benchscale.backends.libvirt.failures import ENDED, told
+from pytest_benchscale.backends.libvirt.identity import image_id
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
+from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.backends.libvirt.vigil import Vigil
 from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
@@ -234,12 +237,20 @@ class LibvirtBackend:
         return ProgramEchoes(Programs.of(self._programs, name, self.transport(name)))
 
     def place(self) -> Mapping[str, str]:
-        """Return what leads another process to the same daemon."""
-        return {}
+        """Return what leads another process to the same daemon: the URI that was used."""
+        uri = default_uri() if self._connection is None else self._connection.uri
+        place = {"LIBVIRT_DEFAULT_URI": uri}
+        if "/session" in uri and (directory := os.environ.get("XDG_RUNTIME_DIR")):
+            place["XDG_RUNTIME_DIR"] = directory  # where the socket of a user's own daemon is
+        return place
 
     async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
-        """Return what changes when an image does."""
-        return {}
+        """Return what changes when an image does: the sum of it, and of what it is started with."""
+        return {
+            node.name: await image_id(plan, node)
+            for node in plan.nodes
+            if node.spec.existing is None
+        }
 
     async def keep(self) -> Mapping[str, Any]:
         """Leave the lab to itself."""
@@ -258,10 +269,15 @@ class LibvirtBackend:
         raise NotSupported(self.name, Capability.RESET)
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
-        """Remove what a lab has left."""
+        """Remove the domains, networks and volumes that carry the labels of a lab, or its name."""
+        connection = await self._reach()
+        await Storage.open(connection)  # else the volumes of before a restart are not seen
+        with told(f"what lab {lab_id} has left cannot be removed", "delete"):
+            await owned.remove(connection, owner, lab_id)
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""
+        await Storage.open(await self._reach())
         with told("what the run has cannot be listed", "list"):
             return await owned.of_run(await self._reach(), owner)
 

@@ -10,7 +10,7 @@ from pytest_benchscale.backends.libvirt.acceleration import Accelerator
 from pytest_benchscale.backends.libvirt.cloud_init import HostKey, Management, documents
 from pytest_benchscale.backends.libvirt.direct_boot import Kernel
 from pytest_benchscale.backends.libvirt.domain_xml import DomainSpec, Link
-from pytest_benchscale.backends.libvirt.naming import Names, mac_of_management
+from pytest_benchscale.backends.libvirt.naming import LAB, NODE, Names, mac_of_management
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.topology.addressing import IpAddress
 
@@ -50,8 +50,8 @@ class Blueprints:
             console="",
             labels={
                 **self._plan.labels,
-                "benchscale.lab": self._plan.lab_id,
-                "benchscale.node": node.name,
+                LAB: self._plan.lab_id,
+                NODE: node.name,
             },
             kernel=None if kernel is None else kernel.kernel,
             initramfs=None if kernel is None else kernel.initramfs,

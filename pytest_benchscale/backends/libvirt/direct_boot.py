@@ -18,7 +18,7 @@ from pytest_benchscale.backends.libvirt.images import Image
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.errors import LabError
 
-__all__ = ["DirectBoot", "Kernel", "provide", "split"]
+__all__ = ["DirectBoot", "Kernel", "contents", "provide", "split"]
 
 _KERNEL = re.compile(
     r"(?P<image>.+?)#kernel=(?P<kernel>[^&]+)(&initrd=(?P<initrd>[^&]+))?(&append=(?P<append>.+))?"
@@ -80,6 +80,17 @@ async def provide(
     kernel = await bring(boot.kernel)
     initramfs = await bring(boot.initramfs) if boot.initramfs else None
     return Kernel(kernel, initramfs, boot.command_line)
+
+
+async def contents(boot: DirectBoot, directory: Path) -> list[str]:
+    """Return the sums of what a guest is started with, and the words for its kernel.
+
+    Raises:
+        LabError: a file cannot be read.
+    """
+    names = [name for name in (boot.kernel, boot.initramfs) if name]
+    images = [await to_thread.run_sync(_look_at, directory, name) for name in names]
+    return [*(image.sha256 for image in images), boot.command_line]
 
 
 def _look_at(directory: Path, name: str) -> Image:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pytest_benchscale.backends.libvirt.cloud_init import HostKey
 __all__ = ["GuestKeys", "LabKeys"]
 
 _ALGORITHM = "ssh-ed25519"
+_DIRECTORY = "keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +27,24 @@ class GuestKeys:
 
 
 class LabKeys:
-    """Made for one lab, and gone with it; a guest that goes on from a kept state has those it had."""
+    """Made for one lab, and gone with it; a guest that goes on from a kept state has those it had.
 
-    def __init__(self, lab_id: str) -> None:
-        self._directory = Path(tempfile.mkdtemp(prefix=f"benchscale-{lab_id}-"))
+    They are in the lab's own directory `files`, so that whoever clears up after us removes them, too; in a
+    temporary one where it has none.
+    """
+
+    def __init__(self, lab_id: str, files: Path | None = None) -> None:
+        if files is None:
+            self._directory = Path(tempfile.mkdtemp(prefix=f"benchscale-{lab_id}-"))
+        else:
+            self._directory = files / _DIRECTORY
+            self._directory.mkdir(mode=0o700, exist_ok=True)
         key = asyncssh.generate_private_key(_ALGORITHM, comment="benchscale")
         self._login = key.export_private_key()
-        self._file = self._write("key", self._login)
+        self._file = self._write(self._login)
         self.public = key.export_public_key().decode().strip()
         self._host_keys: dict[str, HostKey] = {}
         self._kept: dict[str, tuple[GuestKeys, Path]] = {}
-        self._numbers = itertools.count()
 
     def host_key(self, node: str) -> HostKey:
         """Return the key that we make for a node, the same each time."""
@@ -59,7 +67,7 @@ class LabKeys:
 
     def take_over(self, node: str, keys: GuestKeys) -> None:
         """Use the keys that a node had before."""
-        self._kept[node] = (keys, self._write(f"key-{next(self._numbers)}", keys.login))
+        self._kept[node] = (keys, self._write(keys.login))
 
     def make_anew(self, node: str) -> None:
         """Use keys of our own for a node again."""
@@ -69,8 +77,8 @@ class LabKeys:
         """Remove our keys."""
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _write(self, name: str, key: bytes) -> Path:
-        path = self._directory / name
+    def _write(self, key: bytes) -> Path:
+        path = self._directory / f"key-{uuid.uuid4().hex[:8]}"  # never one that a kept lab needs
         path.touch(0o600)
         path.write_bytes(key)
         return path

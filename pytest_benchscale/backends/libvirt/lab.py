@@ -62,7 +62,7 @@ class LibvirtLab:
         self.connection = connection
         self.names = Names.of(plan)
         self.networks = Networks(connection, plan, self.names)
-        self.keys = LabKeys(plan.lab_id)
+        self.keys = LabKeys(plan.lab_id, plan.files)
         self.taps = Taps(connection, self.names, plan.timeout_scale)
         self._plan = plan
         self._acceleration = acceleration

@@ -12,13 +12,26 @@ from dataclasses import dataclass
 
 from pytest_benchscale.backends.base import LabPlan
 
-__all__ = ["NAMESPACE", "RUN", "Names", "lab_of_volume", "mac_of_bridge", "mac_of_management"]
+__all__ = [
+    "LAB",
+    "NAMESPACE",
+    "NODE",
+    "RUN",
+    "Names",
+    "lab_of_volume",
+    "mac_of_bridge",
+    "mac_of_management",
+]
 
 NAMESPACE = "https://pytest-benchscale.readthedocs.io/libvirt/1"
 """Of the element with a lab's labels in the metadata of domains and networks."""
 
-RUN = "benchscale.run"
-_VOLUME = re.compile(r"benchscale-(?P<run>[0-9a-f]+)-(?P<lab>[0-9a-f]+)-.+")
+RUN, LAB, NODE = "benchscale.run", "benchscale.lab", "benchscale.node"
+"""The labels by which they are found."""
+
+_VOLUME = re.compile(
+    r"benchscale-(?P<run>[0-9a-f]+)-(?P<lab>[0-9a-f]+)-[0-9]+-[A-Za-z0-9-]+\.(disk|seed|console)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +89,10 @@ class Names:
         return f"benchscale-{self.run or '0'}-{self.lab_id}-"
 
 
-def lab_of_volume(name: str, run: str) -> str | None:
-    """Return the lab that a volume is of, if that is one of the run's."""
+def lab_of_volume(name: str, run: str | None) -> str | None:
+    """Return the lab that a volume is of, if that is one of the run's; None: of any run's."""
     match = _VOLUME.fullmatch(name)
-    return match["lab"] if match and match["run"] == run else None
+    return match["lab"] if match and run in (None, match["run"]) else None
 
 
 def mac_of_management(node: str) -> str:

@@ -13,7 +13,12 @@ from anyio import to_thread
 from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, explain
-from pytest_benchscale.backends.libvirt.naming import Names, mac_of_bridge, mac_of_management
+from pytest_benchscale.backends.libvirt.naming import (
+    LAB,
+    Names,
+    mac_of_bridge,
+    mac_of_management,
+)
 from pytest_benchscale.backends.libvirt.network_xml import (
     BridgeNetwork,
     Reservation,
@@ -186,7 +191,7 @@ class Networks:
         return (subnet for subnet, _ in zip(free, range(_ATTEMPTS), strict=False))
 
     def _labels(self) -> Mapping[str, str]:
-        return {**self._plan.labels, "benchscale.lab": self._plan.lab_id}
+        return {**self._plan.labels, LAB: self._plan.lab_id}
 
     async def _create(self, network: BridgeNetwork) -> None:
         await self._connection.call(self._connection.raw.networkCreateXML, network_xml(network))
@@ -250,7 +255,7 @@ def _of_network(description: str) -> tuple[list[Holding], str]:
     root = fromstring(description)  # noqa: S314  the daemon's own words
     holder = f"network {root.findtext('name')!r} of the libvirt daemon has it"
     labels = labels_of(root)
-    if lab := labels.get("benchscale.lab"):
+    if lab := labels.get(LAB):
         holder = f"lab {lab} of process {labels.get('benchscale.pid', '?')} has it"
     bridge = root.find("bridge")
     holdings = []

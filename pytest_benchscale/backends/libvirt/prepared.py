@@ -105,6 +105,14 @@ class Shelf:
         """Remove a state that is of no use."""
         await self._connection.call(self._forget, key)
 
+    async def sweep(self) -> None:
+        """Remove what an attempt to keep a state has left that was cut short.
+
+        Raises:
+            libvirt.libvirtError: that is not possible.
+        """
+        await self._connection.call(self._sweep)
+
     # --- in a thread ---
 
     def _take(self, key: str, volume: str) -> Prepared | None:
@@ -176,8 +184,20 @@ class Shelf:
         if note is not None:
             self._storage.remove(note["volume"])
 
+    def _sweep(self) -> None:
+        """Who makes a state holds its lock: what has none, and is no state, is nobody's any more."""
+        prefix = f"{PREFIX}{self._ours}-"
+        volumes = {name[len(prefix) :] for name in self._storage.names() if name.startswith(prefix)}
+        unfinished = {path.name.partition("-")[2] for path in self._directory.glob("unfinished-*")}
+        for key in volumes | unfinished:
+            with suppress(BlockingIOError), locked(self._lock(key), wait=False):
+                shutil.rmtree(self._directory / f"unfinished-{key}", ignore_errors=True)
+                if key in volumes and self._note(key) is None:
+                    self._storage.remove(f"{prefix}{key}")
+
     def _make_room(self) -> None:
         """Remove the states that were not used for longest, as far as they are too many."""
+        self._sweep()
         room = _MOST_BYTES
         for place in sorted(self._places(), key=_last_use, reverse=True):
             note = self._note(place.name)

@@ -22,7 +22,6 @@ from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.failures import GONE, told
 from pytest_benchscale.backends.libvirt.images import Image
-from pytest_benchscale.backends.libvirt.naming import lab_of_volume
 
 __all__ = ["Base", "Storage", "locked"]
 
@@ -98,12 +97,6 @@ class Storage:
         """Delete every file whose name begins so."""
         await self._connection.call(self._delete_all, prefix)
 
-    async def owned(self, run: str) -> list[tuple[str, str]]:
-        """Return the volumes of a run, each with its lab."""
-        names = await self._connection.call(self._names)
-        found = [(name, lab_of_volume(name, run)) for name in names]
-        return [(name, lab) for name, lab in found if lab is not None]
-
     # --- in a thread ---
 
     def copy(self, name: str, of: str) -> None:
@@ -162,7 +155,7 @@ class Storage:
         name = f"benchscale-base-{image.sha256[:32]}"
         base = Base(f"{self.directory}/{name}", image.format)
         with locked(locks / f"{name}.lock"):
-            known = set(self._names())
+            known = set(self.names())
             if {name, f"{name}.complete"} <= known:
                 return base
             for left in {name, f"{name}.complete"} & known:  # an upload that was cut short
@@ -226,11 +219,12 @@ class Storage:
         return b"".join(pieces)
 
     def _delete_all(self, prefix: str) -> None:
-        for name in self._names():
+        for name in self.names():
             if name.startswith(prefix):
                 self.remove(name)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return the names of all volumes of the pool."""
         # Not `listVolumes`, which asks for the number first and leaves out what was added since.
         return [str(volume.name()) for volume in self._pool.listAllVolumes()]
 

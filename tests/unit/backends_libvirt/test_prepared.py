@@ -18,7 +18,7 @@ from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, Link
 from pytest_benchscale.backends.libvirt.keys import GuestKeys, LabKeys
 from pytest_benchscale.backends.libvirt.prepared import Prepared, Shelf, TooLarge, key_of
-from pytest_benchscale.backends.libvirt.storage import Storage
+from pytest_benchscale.backends.libvirt.storage import Storage, locked
 
 SPEC = DomainSpec(
     name="benchscale-0a-alpha-0",
@@ -100,6 +100,9 @@ class Pool:
 
     def remove(self, name: str) -> None:
         self.volumes.pop(name, None)
+
+    def names(self) -> list[str]:
+        return list(self.volumes)
 
     # of the domain
 
@@ -215,6 +218,34 @@ class TestShelf:
         await shelf.forget("aa")
         assert list(pool.volumes) == ["disk"]
         assert list((tmp_path / "prepared").iterdir()) == []
+
+    async def test_what_was_cut_short_is_swept_away_and_nothing_else(
+        self, pool: Pool, tmp_path: Path
+    ) -> None:
+        shelf = shelf_of(pool, tmp_path)
+        await shelf.keep("aa", STATE, "domain", "disk")
+        (volume,) = (name for name in pool.volumes if name.startswith(prepared.PREFIX))
+        others = [f"{volume[:-2]}dd", f"{prepared.PREFIX}00000000-bb", "benchscale-base-bb"]
+        pool.volumes |= dict.fromkeys([f"{volume[:-2]}bb", *others], MIB)
+        unfinished = tmp_path / "prepared" / "unfinished-cc"
+        unfinished.mkdir()
+        (unfinished / "login").write_text("secret")
+        with locked(tmp_path / "locks" / "prepared-dd.lock"):  # somebody is about to make it
+            await shelf.sweep()
+        assert set(pool.volumes) == {"disk", volume, *others}
+        assert [place.name for place in (tmp_path / "prepared").iterdir()] == ["aa"]
+
+
+def test_keys_lie_in_the_labs_own_directory(tmp_path: Path) -> None:
+    keys = LabKeys("0a", tmp_path)
+    (file,) = tmp_path.rglob("key-*")
+    assert keys.login_file("alpha") == file
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    other = LabKeys("0a", tmp_path)  # of who takes the lab over
+    assert file.read_bytes() == keys.of("alpha").login != other.of("alpha").login
+    keys.close()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_node_is_reached_with_the_keys_that_it_has() -> None:

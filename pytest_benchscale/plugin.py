@@ -46,7 +46,7 @@ def _session(config: pytest.Config) -> LabSession:
         pytest.UsageError: the configuration is wrong.
     """
     if SESSION not in config.stash:
-        from pytest_benchscale import options, reporting
+        from pytest_benchscale import options, progress
         from pytest_benchscale.errors import BenchscaleError
         from pytest_benchscale.lab.session import LabSession
         from pytest_benchscale.lab.settings import Settings
@@ -57,7 +57,7 @@ def _session(config: pytest.Config) -> LabSession:
             )
         except BenchscaleError as error:
             raise _usage_error(error) from None
-        config.stash[SESSION] = labs = LabSession(settings, reporting.ProgressLine(config))
+        config.stash[SESSION] = labs = LabSession(settings, progress.ProgressLine(config))
         config.add_cleanup(labs.close)  # of a run that ends before its tests, or in an odd way
     return config.stash[SESSION]
 
@@ -204,19 +204,13 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show of our errors what they say; show of a failed test's lab what happened in it."""
-    from pytest_benchscale import marks
+    if "pytest_benchscale.errors" not in sys.modules:
+        return (yield)
+    from pytest_benchscale import reporting
 
-    if call.excinfo is not None and "pytest_benchscale.errors" in sys.modules:
-        from pytest_benchscale import reporting
-
-        reporting.prepare(call, item)
+    reporting.prepare(call, item)
     report = yield
-    if request := marks.request_of(item):
-        from pytest_benchscale import reporting
-
-        if report.failed:
-            item.config.stash[SESSION].fail(request)
-        reporting.complete(report, item, call, item.config.stash[SESSION], request)
+    reporting.complete(report, item, call, item.config.stash.get(SESSION, None))
     return report
 
 

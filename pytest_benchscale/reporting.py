@@ -15,12 +15,13 @@ import anyio
 import pytest
 
 import pytest_benchscale
+from pytest_benchscale import marks
 from pytest_benchscale.errors import BenchscaleError
 
 if TYPE_CHECKING:
-    from pytest_benchscale.lab.session import LabRequest, LabSession
+    from pytest_benchscale.lab.session import LabSession
 
-__all__ = ["ProgressLine", "complete", "give_up", "prepare", "show"]
+__all__ = ["complete", "give_up", "prepare", "show"]
 
 _MACHINERY = (pytest_benchscale, anyio, asyncio, concurrent.futures, contextlib, threading)
 _PLACES = tuple(
@@ -39,47 +40,6 @@ def give_up(outcome: Any, words: Callable[[pytest.Item], str]) -> NoReturn:
     outcome.pytrace = False
     outcome.words_for = words
     raise outcome from None
-
-
-class ProgressLine:
-    """How far long work has come, on one line of the terminal; nothing where nobody looks at one.
-
-    `show` may be called from the thread of the labs, while that of the tests waits for it.
-    """
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._shown = False
-
-    def show(self, line: str) -> None:
-        """Show how far it is, in place of what was shown before."""
-        with self._terminal() as terminal:
-            if terminal is not None:
-                if not self._shown:
-                    terminal.ensure_newline()
-                width = self._config.get_terminal_writer().fullwidth - 1
-                terminal.rewrite(f"benchscale: {line}"[:width], erase=True)
-                terminal.flush()
-                self._shown = True
-
-    def end(self) -> None:
-        """Leave the line as it is: what comes is something else."""
-        if self._shown:
-            self._shown = False
-            with self._terminal() as terminal:
-                terminal.write("\n")
-
-    @contextlib.contextmanager
-    def _terminal(self) -> Iterator[Any]:
-        """Give the terminal itself, which pytest keeps from what the tests write; None: there is none."""
-        plugins = self._config.pluginmanager
-        terminal: Any = plugins.get_plugin("terminalreporter")
-        capture: Any = plugins.get_plugin("capturemanager")
-        if terminal is None or not terminal.isatty or self._config.get_verbosity() < 0:
-            yield None
-        else:
-            with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-                yield terminal
 
 
 def show(terminal: Any, sections: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -107,12 +67,15 @@ def complete(
     report: pytest.TestReport,
     item: pytest.Item,
     call: pytest.CallInfo[None],
-    labs: LabSession,
-    request: LabRequest,
+    labs: LabSession | None,
 ) -> None:
     """Add to the report of a test with a lab what is known of that: as properties, and where it failed."""
+    if labs is None or (request := marks.request_of(item)) is None:
+        return
     if report.when == "setup":
         _add(report, item, labs.properties(request))
+    if report.failed:
+        labs.fail(request)
     if report.failed and call.excinfo is not None:
         errors = list(_told(call.excinfo.value))
         told = labs.report(request, item.nodeid, report.when, errors)

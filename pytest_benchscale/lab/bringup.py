@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.link_states import LinkStates
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node import Node
+from pytest_benchscale.lab.steps import READY, WAITS
 from pytest_benchscale.topology.model import Deploy, WaitFor
 
 __all__ = ["BringUp", "Created", "first_of", "placed", "wait_for_all"]
@@ -87,27 +89,36 @@ class BringUp:
 
     async def _network(self, plan: NetworkPlan) -> None:
         self._created.networks[plan.name] = None
-        info = await self._context.ask(
-            lambda: self._backend.create_network(plan),
-            deadline=NETWORK_DEADLINE,
-            node=None,
-            step=f"creating network {plan.name!r}",
-        )
+        with self._context.doing(None, f"network {plan.name}"):
+            info = await self._context.ask(
+                lambda: self._backend.create_network(plan),
+                deadline=NETWORK_DEADLINE,
+                node=None,
+                step=f"creating network {plan.name!r}",
+            )
         self._created.networks[plan.name] = info
 
     async def _node(self, plan: NodePlan) -> None:
+        doing = partial(self._context.doing, plan.name)
         for dependency in plan.spec.depends_on:
-            await self._ready[dependency].wait()
+            with doing(f"{WAITS}{dependency}"):
+                await self._ready[dependency].wait()
         node, machine = self._nodes[plan.name], self._machines[plan.name]
         async with self._at_once:
-            await self._create(plan, machine)
+            with doing("create"):
+                await self._create(plan, machine)
             for item in plan.spec.deploy:
-                await self._deploy(node, item)
+                with doing(f"deploy {item.src}"):
+                    await self._deploy(node, item)
             for number, command in enumerate(plan.spec.setup):
-                await self._set_up(node, number, command)
-        await wait_for_all(node, plan.spec.wait_for)
+                with doing(f"setup[{number}]"):
+                    await self._set_up(node, number, command)
+        await wait_for_all(node, plan.spec.wait_for, self._context)
         if self._context.options.resettable:
-            await self._checkpoint(plan.name)
+            with doing("checkpoint"):
+                await self._checkpoint(plan.name)
+        if (steps := self._context.options.steps) is not None:
+            steps.began(plan.name, READY)
         self._ready[plan.name].set()
 
     async def _create(self, plan: NodePlan, machine: Machine) -> None:
@@ -184,14 +195,16 @@ async def _deployed(node: Node, source: Path, item: Deploy) -> str:
     return item.dest
 
 
-async def wait_for_all(node: Node, conditions: Iterable[WaitFor]) -> None:
+async def wait_for_all(node: Node, conditions: Iterable[WaitFor], context: LabContext) -> None:
     """Wait for what a node's `wait_for` declares.
 
     Raises:
         BenchscaleError: one did not come true.
     """
     for awaited in conditions:
-        await _wait_for(node, awaited)
+        (what, value), *_ = awaited.model_dump(exclude_none=True).items()
+        with context.doing(node.name, f"wait_for {what} {value}"):
+            await _wait_for(node, awaited)
 
 
 async def _wait_for(node: Node, awaited: WaitFor) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,6 +47,19 @@ class LabContext:
         """
         if capability not in self.backend.capabilities:
             raise NotSupported(self.backend.name, capability)
+
+    @contextmanager
+    def doing(self, node: str | None, step: str) -> Iterator[None]:
+        """Tell who watches that the block is a step of a node, or (None) of the lab."""
+        steps = self.options.steps
+        if steps is None:
+            yield
+            return
+        steps.began(node, step)
+        try:
+            yield
+        finally:
+            steps.ended(node, step)
 
     async def ask(
         self,

@@ -316,9 +316,10 @@ class Lab(NetworkFaults, Background, Upkeep):
 
     async def _build_as(self, plan: LabPlan) -> None:
         context, backend = self._context, self._context.backend
-        await context.ask(
-            lambda: backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
-        )
+        with context.doing(None, "open"):
+            await context.ask(
+                lambda: backend.open(plan), deadline=OPEN_DEADLINE, node=None, step="open"
+            )
         for node in plan.nodes:
             self._machines[node.name].plan = node
         await self._faults.links.require(
@@ -337,7 +338,8 @@ class Lab(NetworkFaults, Background, Upkeep):
     async def _take_leave(self) -> None:
         """Tell who wants to know how the lab was, before it goes."""
         if self._created and self._plan is not None and self.options.leaving is not None:
-            self.options.leaving(await self.examine())
+            with self._context.doing(None, "collects logs"):
+                self.options.leaving(await self.examine())
 
     async def _give_back(self) -> list[Exception]:
         """Remove whatever was created, after its logs were kept; return what went wrong."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pytest_benchscale.backends.base import Progress
+from pytest_benchscale.lab.steps import Steps
 from pytest_benchscale.topology.addressing import IpNetwork
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ class LabOptions:
     timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
     leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
     With `prepared`, a machine may go on from the state in which an earlier one like it became ready.
-    `progress` is told of work that takes long, in the thread of the labs; `leaving` is told there how a
-    lab was that goes, or that could not be brought up. A `resettable` lab remembers how
-    its nodes were when they became ready, for `Lab.reset`.
+    In the thread of the labs, `progress` is told of work that takes long, `steps` of what each node is
+    at, and `leaving` how a lab was that goes, or that could not be brought up. A `resettable` lab
+    remembers how its nodes were when they became ready, for `Lab.reset`.
     """
 
     conditions: Literal["enforce", "off"] = "enforce"
@@ -39,6 +40,7 @@ class LabOptions:
     prepared: bool = True
     taken: tuple[IpNetwork, ...] = ()
     progress: Progress | None = None
+    steps: Steps | None = None
     leaving: Callable[[Findings], None] | None = None
     resettable: bool = False
     title: str | None = None

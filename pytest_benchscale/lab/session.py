@@ -22,16 +22,17 @@ from pytest_benchscale.errors import (
     NotSupported,
 )
 from pytest_benchscale.lab.outcome import Outcome
+from pytest_benchscale.lab.reports import Reports
 from pytest_benchscale.lab.request import LabRequest
 from pytest_benchscale.lab.settings import Settings
 from pytest_benchscale.lab.sources import TopologySources, backend_of_mark, reset_of_mark
+from pytest_benchscale.lab.steps import Steps
 from pytest_benchscale.lab.succession import Succession
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
     from pytest_benchscale.lab.failure import Report
     from pytest_benchscale.lab.faults import Standing
-    from pytest_benchscale.lab.findings import Findings
     from pytest_benchscale.lab.lab import Lab
     from pytest_benchscale.lab.pool import Pool
     from pytest_benchscale.lab.portal import Portal
@@ -42,15 +43,15 @@ __all__ = ["LabRequest", "LabSession", "Outcome"]
 _NAMES = 5  # topologies named in one line of the header
 
 
-class ProgressLine(Protocol):
+class ProgressLine(Steps, Protocol):
     """Where it is shown how far the work on a lab has come."""
 
-    def show(self, line: str) -> None:
-        """Show it, in place of what was shown before."""
+    def note(self, line: str) -> None:
+        """Show what a backend tells of work that takes long."""
         ...
 
-    def end(self) -> None:
-        """Show no more of it."""
+    def during(self, title: str, done: str) -> AbstractContextManager[None]:
+        """Show how the work in the block goes on, and in the end that it is `done`."""
         ...
 
 
@@ -71,7 +72,7 @@ class LabSession:
         self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
-        self._left: Findings | None = None  # the lab that went last
+        self._reports = Reports(settings)
         self._found: dict[Lab, Standing] = {}  # what acted on the labs when a test's own part began
 
     def requests(
@@ -116,13 +117,10 @@ class LabSession:
         __tracebackhide__ = True
         backend = self.choose(request)
         self._check_abilities(request, backend)
-        try:
+        with self._shown(f"{request.topology.name} on {backend}", "up"):
             self._labs[request] = lab = self._live_pool().acquire(
                 request.topology, backend, resettable=request.reset
             )
-        finally:
-            if self._progress:
-                self._progress.end()
         self._used[request] = None
         return lab
 
@@ -149,7 +147,8 @@ class LabSession:
         if self._pool and (lab := self._labs.pop(request, None)):
             past = self._succession
             failed, clean = past.has_failed(request), past.is_clean(request)
-            self._pool.release(lab, failed=failed, clean=clean, used_on=past.went_on(request))
+            with self._shown(f"{lab.name} going down", "gone"):
+                self._pool.release(lab, failed=failed, clean=clean, used_on=past.went_on(request))
 
     def _puts_aside(self, request: LabRequest) -> bool:
         """Whether the next test gets another lab, since this one stays as a failed test has left it."""
@@ -282,46 +281,21 @@ class LabSession:
         lab = self._labs.get(request)
         choice = self._choices.get(request.index)
         backend = lab.backend if lab else getattr(choice, "name", request.backend)
-        found = {
-            "benchscale.lab": lab.lab_id if lab else None,
-            "benchscale.backend": backend,
-            "benchscale.topology": str(request.topology.source or request.topology.name),
-        }
-        return {name: value for name, value in found.items() if value}
+        return self._reports.properties(request.topology, backend, lab)
 
     def report(
         self, request: LabRequest, test: str, phase: str, errors: Sequence[Mapping[str, Any]]
     ) -> Report:
-        """Return what there is to tell of the lab of a test that failed in a phase, with these errors.
-
-        Whatever goes wrong with that is told, too: the test's own failure is what counts.
-        """
-        from pytest_benchscale.lab import failure  # noqa: PLC0415  only where a test failed
-
-        failed = failure.Failure(
-            test, phase, self._test_started, time.time(), request.topology, errors
+        """Return what there is to tell of the lab of a test that failed in a phase, with these errors."""
+        return self._reports.of_failure(
+            request.topology,
+            request.backend,
+            self._labs.get(request),
+            test=test,
+            phase=phase,
+            began=self._test_started,
+            errors=errors,
         )
-        try:
-            return failure.report(failed, self._findings(request), self.settings)
-        except Exception as error:  # noqa: BLE001  see above
-            words = f"there is nothing to tell of the lab: {type(error).__name__}: {error}"
-            return failure.Report([("benchscale: report", words)])
-
-    def _findings(self, request: LabRequest) -> Findings | None:
-        """Return how a lab is, or how it was when it went, or could not be brought up, in this test."""
-        lab = self._labs.get(request)
-        if lab is not None and lab.is_up:
-            return self._live_portal().call_blocking(lab.examine)
-        left = self._left
-        if left is None or left.topology != request.topology:
-            return None
-        if request.backend not in {"auto", left.backend}:
-            return None
-        is_news = left.time >= self._test_started
-        return replace(left, gone=left.is_up) if is_news or lab is not None else None
-
-    def _take_leave(self, findings: Findings) -> None:
-        self._left = findings
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -334,7 +308,8 @@ class LabSession:
                 self._release(request)
             pool, self._pool = self._pool, None
             if pool:
-                pool.close()
+                with self._shown("the last lab going down", "gone"):
+                    pool.close()
                 self.outcome.kept += pool.keeper.kept_lines()
                 self.outcome.reuse += pool.reuse.notes + pool.keeper.reuse_lines()
                 self.outcome.teardown_errors += map(str, pool.teardown_errors)
@@ -342,6 +317,10 @@ class LabSession:
             portal, self._portal = self._portal, None
             if portal:
                 portal.close()
+
+    def _shown(self, title: str, done: str) -> AbstractContextManager[None]:
+        progress = self._progress
+        return progress.during(title, done) if progress else contextlib.nullcontext()
 
     def _live_portal(self) -> Portal:
         from pytest_benchscale.lab.portal import Portal  # noqa: PLC0415
@@ -364,8 +343,9 @@ class LabSession:
                 keep_for=chosen.keep_for,
                 reuse=chosen.reuse,
                 artifacts=chosen.artifacts,
-                progress=self._progress.show if self._progress else None,
-                leaving=self._take_leave,
+                progress=self._progress.note if self._progress else None,
+                steps=self._progress,
+                leaving=self._reports.take_leave,
             )
             self._pool = Pool(self._live_portal(), options)
         return self._pool

@@ -55,16 +55,18 @@ class TearDown:
                 group.start_soon(delete, name)
 
     async def _node(self, name: str) -> None:
-        if await self.attempt(
-            lambda: self._backend.delete_node(name), f"deleting node {name!r}", node=name
-        ):
-            del self._created.nodes[name]
+        with self._context.doing(name, "delete"):
+            if await self.attempt(
+                lambda: self._backend.delete_node(name), f"deleting node {name!r}", node=name
+            ):
+                del self._created.nodes[name]
 
     async def _network(self, name: str) -> None:
-        if await self.attempt(
-            lambda: self._backend.delete_network(name), f"deleting network {name!r}"
-        ):
-            del self._created.networks[name]
+        with self._context.doing(None, f"delete network {name}"):
+            if await self.attempt(
+                lambda: self._backend.delete_network(name), f"deleting network {name!r}"
+            ):
+                del self._created.networks[name]
 
     async def attempt(
         self,

@@ -238,7 +238,7 @@ class _Again:
                 await self._faults.links.begin(name)
         except BenchscaleError as exc:
             raise placed(exc, name, "reset") from exc.__cause__
-        await wait_for_all(node, node.spec.wait_for)
+        await wait_for_all(node, node.spec.wait_for, self._context)
         self._ready[name].set()
 
 

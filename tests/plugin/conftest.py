@@ -116,7 +116,8 @@ def suite(pytester, monkeypatch):
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     monkeypatch.setenv("BENCHSCALE_STATE_DIR", str(pytester.path / "state"))
-    monkeypatch.delenv("CI", raising=False)  # with it, pytest's summary repeats whole messages
+    for name in ("CI", "BUILD_NUMBER"):  # with them, pytest's summary repeats whole messages
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(registry, "names", registry.names)  # what `recording.only` changes
     yield Suite(pytester)
     recording.unregister()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,6 +31,7 @@ NAMES = (
 )
 LASTING = ("lasting", "sharing", "once")
 STEP = "pulling it: {} of 2 layers"
+PULL_SECONDS = 0.0
 
 
 class RecordingBackend(FakeBackend):
@@ -61,6 +63,7 @@ class RecordingBackend(FakeBackend):
         if self.name == "pulling":
             for layers in range(3):
                 plan.progress(STEP.format(layers))
+                await asyncio.sleep(PULL_SECONDS)
 
     async def create_network(self, plan):
         if self.shares_addresses and any(

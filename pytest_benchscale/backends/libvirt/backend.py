@@ -33,6 +33,7 @@ from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.identity import image_id
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
+from pytest_benchscale.backends.libvirt.site import Site
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.backends.libvirt.vigil import Vigil
 from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
@@ -60,6 +61,7 @@ _CAPABILITIES = frozenset(
         Capability.CLOUD_INIT,
         Capability.EXISTING,
         Capability.USERS,
+        Capability.RESET,
     }
 )
 
@@ -128,7 +130,7 @@ class LibvirtBackend:
         lab, existing = self._opened(), plan.spec.existing
         domain = existing or lab.names.domain(plan.name)
         node = self._nodes[plan.name] = LibvirtNode(plan, domain)
-        await (lab.use(node) if existing else lab.create(node))
+        await (lab.use(node) if existing else lab.guests.create(node))
         return lab.info(node)
 
     async def start_node(self, name: str) -> NodeInfo:
@@ -136,8 +138,8 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         await self._watching()
         if not node.is_alive:
-            await self._opened().end(node)
-            await self._opened().start(node)
+            await self._opened().guests.end(node)
+            await self._opened().guests.start(node)
         return node.info()
 
     async def stop_node(self, name: str, grace: float) -> None:
@@ -147,9 +149,9 @@ class LibvirtBackend:
         try:
             with told(f"stop of node {name!r} failed", "stop", name):
                 await self._ask(node, "shutdown")
-            with anyio.move_on_after(self._opened().patience(grace)):
+            with anyio.move_on_after(self._opened().guests.patience(grace)):
                 await node.ended.wait()
-            await self._opened().end(node)
+            await self._opened().guests.end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -160,7 +162,7 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         before, node.status = node.status, NodeStatus.STOPPED
         try:
-            await self._opened().end(node)
+            await self._opened().guests.end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -191,8 +193,8 @@ class LibvirtBackend:
         node.lost(NodeDied(name, "it was removed"))
         if node.is_ours:
             await self._watching()
-            await self._opened().end(node)
-            await self._opened().delete(node)
+            await self._opened().guests.end(node)
+            await self._opened().guests.delete(node)
         self._nodes.pop(name, None)
 
     async def get_node(self, name: str) -> NodeInfo:
@@ -217,7 +219,7 @@ class LibvirtBackend:
         """Return what the node has written to its serial console."""
         if timestamps:
             raise NotSupported(self.name, Capability.LOG_TIMES)
-        return await self._opened().log(self._node(name))
+        return await self._opened().guests.log(self._node(name))
 
     async def has_netem(self) -> bool:
         """Return whether the kernel of the daemon's machine can, and those of machines that were there."""
@@ -261,19 +263,23 @@ class LibvirtBackend:
         raise NotSupported(self.name, Capability.KEEP)
 
     async def checkpoint(self, name: str) -> None:
-        """Remember how a node is now."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Remember how a virtual machine is now, with its memory, in its disk."""
+        await self._opened().guests.checkpoint(self._own(name, Capability.RESET))
 
     async def reset_node(self, name: str) -> NodeInfo:
-        """Lead a node back to its checkpoint."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Load the memory and the disk of the checkpoint, and let it go on from there."""
+        node = self._own(name, Capability.RESET)
+        await self._watching()
+        await self._opened().guests.reset(node)
+        return node.info()
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove the domains, networks and volumes that carry the labels of a lab, or its name."""
         connection = await self._reach()
-        await Storage.open(connection)  # else the volumes of before a restart are not seen
+        site = await Site.find(connection)  # else the volumes of before a restart are not seen
         with told(f"what lab {lab_id} has left cannot be removed", "delete"):
             await owned.remove(connection, owner, lab_id)
+            await site.shelf.sweep()
 
     async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""

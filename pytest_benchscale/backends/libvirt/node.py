@@ -32,6 +32,8 @@ class LibvirtNode:
         self.transport: SshTransport | None = None
         self.is_set_up = False
         """Whether it was ready once: from then on it need not have cloud-init any more."""
+        self.has_checkpoint = False
+        """Whether its disk has a state to which it can be led back."""
         self.stands_still_for_us = False
         """Whether we stop it for a moment: what is told of that changes nothing, until it goes on."""
         self.ended = anyio.Event()

@@ -174,11 +174,12 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The lab of the test's topology: its running nodes by name, as in `lab["server"]`."""
     __tracebackhide__ = True
-    from pytest_benchscale import marks, reporting
+    from pytest_benchscale import marks, reporting, signals
     from pytest_benchscale.errors import BenchscaleError
     from pytest_benchscale.lab.session import LabRequest
 
     labs = _session(request.config)
+    signals.listen(request.config)
     if not isinstance(getattr(request, "param", None), LabRequest):
         reporting.give_up(pytest.fail.Exception(), marks.what_is_missing)
     try:
@@ -203,8 +204,10 @@ def pytest_runtest_makereport(
 
         reporting.prepare(call, item)
     report = yield
-    if report.failed and (request := marks.request_of(item)):
-        report.sections += item.config.stash[SESSION].sections(request)
+    if request := marks.request_of(item):
+        from pytest_benchscale import reporting
+
+        reporting.complete(report, item, call, item.config.stash[SESSION], request)
     return report
 
 

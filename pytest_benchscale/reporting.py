@@ -6,10 +6,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import pytest
@@ -17,7 +17,10 @@ import pytest
 import pytest_benchscale
 from pytest_benchscale.errors import BenchscaleError
 
-__all__ = ["ProgressLine", "give_up", "prepare", "show"]
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.session import LabRequest, LabSession
+
+__all__ = ["ProgressLine", "complete", "give_up", "prepare", "show"]
 
 _MACHINERY = (pytest_benchscale, anyio, asyncio, concurrent.futures, contextlib, threading)
 _PLACES = tuple(
@@ -98,6 +101,47 @@ def prepare(call: pytest.CallInfo[None], item: pytest.Item) -> None:
             _hide_our_frames(one)
         if isinstance(error, BenchscaleError):
             call.excinfo = pytest.ExceptionInfo.from_exception(error)
+
+
+def complete(
+    report: pytest.TestReport,
+    item: pytest.Item,
+    call: pytest.CallInfo[None],
+    labs: LabSession,
+    request: LabRequest,
+) -> None:
+    """Add to the report of a test with a lab what is known of that: as properties, and where it failed."""
+    if report.when == "setup":
+        _add(report, item, labs.properties(request))
+    if report.failed and call.excinfo is not None:
+        errors = list(_told(call.excinfo.value))
+        told = labs.report(request, item.nodeid, report.when, errors)
+        report.sections += told.sections
+        if told.artifacts:
+            _add(report, item, {"benchscale.artifacts": str(told.artifacts)})
+
+
+def _add(report: pytest.TestReport, item: pytest.Item, properties: Mapping[str, str]) -> None:
+    """Add properties to a report and to those that follow: the last one's are written down for a reader."""
+    for pair in properties.items():
+        if pair not in item.user_properties:  # the test may be run again
+            item.user_properties.append(pair)
+            report.user_properties.append(pair)
+
+
+def _told(error: BaseException) -> Iterator[dict[str, Any]]:
+    """Return an error as plain data, and after it those of ours that it came from."""
+    ours = list(dict.fromkeys(_all_errors(error)))
+    for one in ours if error in ours else [error, *ours]:
+        yield {
+            "type": type(one).__name__,
+            "brief": getattr(one, "brief", None) or str(one),
+            "details": getattr(one, "details", None),
+            "resolution": getattr(one, "resolution", None),
+            "node": getattr(one, "node", None),
+            "step": getattr(one, "step", None),
+            "notes": list(getattr(one, "__notes__", ())),
+        }
 
 
 def _all_errors(error: BaseException) -> Iterator[BenchscaleError]:

@@ -188,11 +188,15 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class OwnedThing:
-    """Something outside our process tree that a lab owns: for garbage collection."""
+    """Something outside our process tree that a lab owns: for garbage collection.
+
+    `owner` is the run of its label, empty where the backend does not tell.
+    """
 
     kind: str
     identifier: str
     lab_id: str
+    owner: str = ""
 
 
 class Backend(Protocol):
@@ -366,8 +370,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
-        """Return what exists outside the process tree and carries this owner's label."""
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
+        """Return what exists outside the process tree and carries this owner's label; None: anybody's."""
         ...
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:

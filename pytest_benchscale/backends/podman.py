@@ -34,6 +34,7 @@ _VANISHED = (
     "no such network interface"  # Go's `net.Interfaces`, which lists first and then looks at each
 )
 _TRIES, _PAUSE = 8, 0.05
+_STORE = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
 
 _service = PodmanService()
 
@@ -51,8 +52,8 @@ class PodmanBackend(DockerBackend):
 
     async def connect(self) -> Engine:
         """Connect to the service that there is, else to one that is started for us."""
-        endpoint = find_podman() or await self._own_service()
-        return await connection.connect(self.name, endpoint, PRODUCT)
+        self._endpoint = find_podman() or await self._own_service()
+        return await connection.connect(self.name, self._endpoint, PRODUCT)
 
     async def open(self, plan: LabPlan) -> None:
         """Do the same as for Docker; let routed packets pass where the firewall would change them."""
@@ -99,6 +100,15 @@ class PodmanBackend(DockerBackend):
         if _is_rootless(info) or not engine.address.is_local:
             return True
         return not await to_thread.run_sync(filters_bridges)
+
+    def place(self) -> Mapping[str, str]:
+        """Return what leads to the same service; a service of ours ends with us, so then to its store."""
+        if self._endpoint is None:
+            return {}
+        store = {name: os.environ[name] for name in _STORE if name in os.environ}
+        if self._uses_service:
+            return {"CONTAINER_HOST": "", **store}
+        return {"CONTAINER_HOST": self._endpoint.url}
 
     async def close(self) -> None:
         """Do the same as for Docker; a service of ours ends with its last lab."""

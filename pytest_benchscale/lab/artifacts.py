@@ -9,6 +9,7 @@ from pathlib import Path
 from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.plan import hostname_of
+from pytest_benchscale.lab.secrets import declared_without_secrets
 from pytest_benchscale.topology.model import Topology
 
 __all__ = ["write_artifacts"]
@@ -37,7 +38,7 @@ def write_artifacts(
             node.name: {one.network: str(one.address) for one in node.interfaces}
             for node in plan.nodes
         },
-        "topology": topology.model_dump(mode="json", exclude_defaults=True),
+        "topology": declared_without_secrets(topology),
     }
     (place / "topology.json").write_text(json.dumps(run, indent=2) + "\n")
     commands = "".join(f"{record}\n" for record in context.history)

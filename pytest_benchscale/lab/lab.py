@@ -22,6 +22,7 @@ from pytest_benchscale.lab.bringup import BringUp, Created
 from pytest_benchscale.lab.check import require_runnable
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.faults import Faults
+from pytest_benchscale.lab.findings import Findings, examine, read_logs
 from pytest_benchscale.lab.history import History
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.network_faults import NetworkFaults
@@ -211,6 +212,8 @@ class Lab(NetworkFaults, Background, Upkeep):
             try:
                 await self._build()
             except BaseException as exc:
+                if isinstance(exc, BenchscaleError):  # not of who is in a hurry, as after Ctrl-C
+                    await self._take_leave()
                 for error in await self._give_back():
                     exc.add_note(f"while rolling back: {_in_words(error)}")
                 raise
@@ -228,6 +231,7 @@ class Lab(NetworkFaults, Background, Upkeep):
         __tracebackhide__ = True
         with anyio.CancelScope(shield=True):
             async with self._turn:
+                await self._take_leave()
                 self._up = False
                 errors = await self._give_back()
         if errors:
@@ -236,6 +240,19 @@ class Lab(NetworkFaults, Background, Upkeep):
                 step="down",
                 details="\n".join(_in_words(error) for error in errors),
             )
+
+    @on_portal
+    async def examine(self) -> Findings:
+        """Find out how the lab is, for a report; what cannot be learned in time says why."""
+        return await examine(
+            self._topology,
+            self._plan,
+            self._context,
+            self._machines,
+            created=self._created.nodes,
+            links=self._faults.links,
+            is_up=self._up,
+        )
 
     @on_portal
     async def exec(
@@ -280,9 +297,9 @@ class Lab(NetworkFaults, Background, Upkeep):
             plan = build_plan(
                 self._topology, self.backend, replace(self.options, taken=tuple(taken))
             )
-            self._registration = await Registration.begin(plan, self._topology, context)
-            self._plan = plan = replace(plan, files=self._registration.directory)
             try:
+                self._registration = await Registration.begin(plan, self._topology, context)
+                self._plan = plan = replace(plan, files=self._registration.directory)
                 await self._build_as(plan)
             except SubnetTaken as exc:
                 declared = {network.subnet for network in self._topology.networks}
@@ -317,6 +334,11 @@ class Lab(NetworkFaults, Background, Upkeep):
         )
         await bring_up.run(plan.networks, plan.nodes)
 
+    async def _take_leave(self) -> None:
+        """Tell who wants to know how the lab was, before it goes."""
+        if self._created and self._plan is not None and self.options.leaving is not None:
+            self.options.leaving(await self.examine())
+
     async def _give_back(self) -> list[Exception]:
         """Remove whatever was created, after its logs were kept; return what went wrong."""
         if not self._created:
@@ -334,13 +356,9 @@ class Lab(NetworkFaults, Background, Upkeep):
         return tear_down.errors
 
     async def _keep_artifacts(self, directory: Path, plan: LabPlan) -> None:
-        logs: dict[str, str] = {}
         timestamps = Capability.LOG_TIMES in self._context.backend.capabilities
-        for name in self._created.nodes:
-            try:
-                logs[name] = await self._machines[name].logs(timestamps=timestamps)
-            except BenchscaleError as exc:
-                logs[name] = f"(the log could not be read: {exc})\n"
+        machines = [self._machines[name] for name in self._created.nodes]
+        logs = await read_logs(self._context, machines, timestamps=timestamps)
         write_artifacts(directory, self._topology, plan, self._context, logs)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pytest_benchscale.backends.base import Progress
 from pytest_benchscale.topology.addressing import IpNetwork
+
+if TYPE_CHECKING:
+    from pytest_benchscale.lab.findings import Findings
 
 __all__ = ["LabOptions"]
 
@@ -21,7 +24,8 @@ class LabOptions:
     timeout. `images` maps image names to references of the backend. Under `artifacts` each lab
     leaves its logs, its commands and its topology. `taken` are subnets that are never allocated.
     With `prepared`, a machine may go on from the state in which an earlier one like it became ready.
-    `progress` is told of work that takes long, in the thread of the labs. A `resettable` lab remembers how
+    `progress` is told of work that takes long, in the thread of the labs; `leaving` is told there how a
+    lab was that goes, or that could not be brought up. A `resettable` lab remembers how
     its nodes were when they became ready, for `Lab.reset`.
     """
 
@@ -33,4 +37,5 @@ class LabOptions:
     prepared: bool = True
     taken: tuple[IpNetwork, ...] = ()
     progress: Progress | None = None
+    leaving: Callable[[Findings], None] | None = None
     resettable: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ __all__ = ["FORMAT", "Kept", "LabRecord"]
 
 FORMAT = 1
 """Of the ledger's files; a newer one is left alone."""
+
+_RUN = "benchscale.run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +65,26 @@ class LabRecord:
         """Return the record that `to_json` made.
 
         Raises:
-            TypeError: it is none.
+            TypeError, ValueError, KeyError: it is none.
         """
-        return cls(**{**data, "nodes": tuple(data["nodes"])})
+        record = cls(**{**data, "nodes": tuple(data["nodes"])})
+        texts = (record.lab_id, record.name, record.backend, *record.nodes)
+        pairs = (*record.labels.items(), *record.place.items(), *record.subnets.items())
+        if not all(isinstance(text, str) for text in (*texts, *itertools.chain(*pairs))):
+            raise TypeError("what should be a text is none")
+        if not record.labels[_RUN]:
+            raise ValueError("it does not say whose the lab is")
+        float(record.created), float(record.booted)
+        return record
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
+
+    @property
+    def owner(self) -> str:
+        """The run that the lab belongs to, as its labels say."""
+        return self.labels[_RUN]
 
     def topology(self) -> Topology:
         """Return the topology, with the subnets that its networks were given.

@@ -8,9 +8,12 @@ from pathlib import Path
 from anyio import to_thread
 
 from pytest_benchscale.backends.base import LabPlan
+from pytest_benchscale.lab import turns
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.ledger import Entry, Ledger
+from pytest_benchscale.lab.owner import since_boot
 from pytest_benchscale.lab.record import Kept, LabRecord
+from pytest_benchscale.lab.watching import WATCHING
 from pytest_benchscale.topology.model import Topology
 
 __all__ = ["Registration"]
@@ -25,10 +28,11 @@ class Registration:
 
     @classmethod
     async def begin(cls, plan: LabPlan, topology: Topology, context: LabContext) -> Registration:
-        """Register a lab of which nothing exists yet.
+        """Register a lab of which nothing exists yet, when it is its turn.
 
         Raises:
-            LabError: it cannot be written down.
+            SubnetTaken: another process has a lab with one of its subnets.
+            LabError: it cannot be written down, or watched over.
         """
         backend = context.backend
         record = LabRecord.of(
@@ -38,11 +42,12 @@ class Registration:
             place=dict(backend.place()),
             conditions=context.options.conditions,
             created=time.time(),
-            booted=time.clock_gettime(time.CLOCK_BOOTTIME),
+            booted=since_boot(),
         )
         if not backend.outlives_us:
             return cls(record, None)
-        return cls(record, await to_thread.run_sync(Ledger().enter, record))
+        fixed = {network.name for network in topology.networks if network.subnet}
+        return cls(record, await turns.enter(record, fixed, context))
 
     @classmethod
     async def take_over(cls, entry: Entry) -> Registration:
@@ -50,8 +55,14 @@ class Registration:
 
         Raises:
             OSError: that cannot be written down.
+            LabError: it cannot be watched over.
         """
-        await to_thread.run_sync(entry.note, "taken")
+        await to_thread.run_sync(WATCHING.learn, entry)
+        try:
+            await to_thread.run_sync(entry.note, "taken")
+        except OSError:
+            await to_thread.run_sync(WATCHING.done, entry.record.lab_id)
+            raise
         return cls(entry.record, entry)
 
     @property
@@ -63,6 +74,7 @@ class Registration:
         """Nothing of the lab is left. Safe to call twice."""
         if (entry := self._entry) is not None:
             await to_thread.run_sync(entry.strike)
+            await to_thread.run_sync(WATCHING.done, self.record.lab_id)
             self._entry = None
 
     async def keep(self, kept: Kept) -> None:
@@ -75,5 +87,5 @@ class Registration:
             self._entry = await to_thread.run_sync(Ledger().enter, self.record)
         entry = self._entry
         await to_thread.run_sync(lambda: entry.note("kept", **kept.to_json()))
-        entry.let_go()
+        await to_thread.run_sync(WATCHING.release, entry)
         self._entry = None

@@ -26,10 +26,10 @@ from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
+    from pytest_benchscale.lab.failure import Report
     from pytest_benchscale.lab.faults import Standing
-    from pytest_benchscale.lab.history import CommandRecord
+    from pytest_benchscale.lab.findings import Findings
     from pytest_benchscale.lab.lab import Lab
-    from pytest_benchscale.lab.node import Node
     from pytest_benchscale.lab.pool import Pool
     from pytest_benchscale.lab.portal import Portal
     from pytest_benchscale.topology.model import Topology
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["LabRequest", "LabSession", "Outcome"]
 
 _NAMES = 5  # topologies named in one line of the header
-_LOG_LINES = 20  # the end of a node's log, in the report of a failed test
-_LOGS = 8  # nodes whose log is shown there
-_LOG_DEADLINE = 10.0  # seconds to fetch the logs
-_COMMANDS = 50  # the newest commands, in the same report
 
 
 class ProgressLine(Protocol):
@@ -113,6 +109,7 @@ class LabSession:
         self._portal: Portal | None = None
         self._pool: Pool | None = None
         self._test_started = 0.0
+        self._left: Findings | None = None  # the lab that went last
         self._found: dict[Lab, Standing] = {}  # what acted on the labs when a test's own part began
 
     def requests(
@@ -272,21 +269,51 @@ class LabSession:
             f"{test} has left faults behind, which were taken back: {'; '.join(left)}"
         )
 
-    def sections(self, request: LabRequest) -> Iterator[tuple[str, str]]:
-        """Return titles and texts for the report of a failed test: its commands, the nodes' logs."""
+    def properties(self, request: LabRequest) -> dict[str, str]:
+        """Return what tells a reader of the results in which lab a test ran, as far as there is one."""
         lab = self._labs.get(request)
-        if lab is None or not lab.is_up:
-            return
-        with contextlib.suppress(BenchscaleError):  # the test's own failure is what counts
-            records, logs = self._live_portal().call_blocking(_look_at, lab, self._test_started)
-            if records:
-                title = f"benchscale: commands in lab {lab.name!r} on {lab.backend!r}"
-                yield title, _tail([str(record) for record in records], _COMMANDS)
-            if faults := [str(record) for record in lab.faults.since(self._test_started)]:
-                yield f"benchscale: faults in lab {lab.name!r}", _tail(faults, _COMMANDS)
-            talked_to = {record.node for record in records}
-            for name in sorted(logs, key=lambda name: name not in talked_to)[:_LOGS]:
-                yield f"benchscale: end of the log of node {name!r}", _tail(logs[name], _LOG_LINES)
+        choice = self._choices.get(request)
+        backend = lab.backend if lab else getattr(choice, "name", request.backend)
+        found = {
+            "benchscale.lab": lab.lab_id if lab else None,
+            "benchscale.backend": backend,
+            "benchscale.topology": str(request.topology.source or request.topology.name),
+        }
+        return {name: value for name, value in found.items() if value}
+
+    def report(
+        self, request: LabRequest, test: str, phase: str, errors: Sequence[Mapping[str, Any]]
+    ) -> Report:
+        """Return what there is to tell of the lab of a test that failed in a phase, with these errors.
+
+        Whatever goes wrong with that is told, too: the test's own failure is what counts.
+        """
+        from pytest_benchscale.lab import failure  # noqa: PLC0415  only where a test failed
+
+        failed = failure.Failure(
+            test, phase, self._test_started, time.time(), request.topology, errors
+        )
+        try:
+            return failure.report(failed, self._findings(request), self.settings)
+        except Exception as error:  # noqa: BLE001  see above
+            words = f"there is nothing to tell of the lab: {type(error).__name__}: {error}"
+            return failure.Report([("benchscale: report", words)])
+
+    def _findings(self, request: LabRequest) -> Findings | None:
+        """Return how a lab is, or how it was when it went, or could not be brought up, in this test."""
+        lab = self._labs.get(request)
+        if lab is not None and lab.is_up:
+            return self._live_portal().call_blocking(lab.examine)
+        left = self._left
+        if left is None or left.topology != request.topology:
+            return None
+        if request.backend not in {"auto", left.backend}:
+            return None
+        is_news = left.time >= self._test_started
+        return replace(left, gone=left.is_up) if is_news or lab is not None else None
+
+    def _take_leave(self, findings: Findings) -> None:
+        self._left = findings
 
     def message(self) -> dict[str, Any]:
         """Return the outcome for another process, together with what `describe` tells."""
@@ -324,40 +351,12 @@ class LabSession:
                 keep=chosen.keep,
                 artifacts=chosen.artifacts,
                 progress=self._progress.show if self._progress else None,
+                leaving=self._take_leave,
             )
             self._pool = Pool(self._live_portal(), options)
         return self._pool
 
 
-async def _look_at(lab: Lab, since: float) -> tuple[list[CommandRecord], dict[str, list[str]]]:
-    """Return the lab's commands since a time, and the lines of each node that has said something."""
-    import anyio  # noqa: PLC0415
-
-    logs: dict[str, list[str]] = {}
-
-    async def read(node: Node) -> None:
-        try:
-            text = await node.logs()
-        except BenchscaleError as error:
-            text = f"(it cannot be read: {error.brief})"
-        if text.strip():
-            logs[node.name] = text.splitlines()
-
-    with anyio.move_on_after(_LOG_DEADLINE):
-        async with anyio.create_task_group() as group:
-            for node in lab.nodes.values():
-                group.start_soon(read, node)
-    records = [record for record in lab.history if record.started >= since]
-    return records, {name: logs[name] for name in lab.nodes if name in logs}
-
-
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _NAMES
     return ", ".join(names[:_NAMES]) + (f" and {more} more" if more > 0 else "")
-
-
-def _tail(lines: Sequence[str], limit: int) -> str:
-    left_out = len(lines) - limit
-    if left_out <= 0:
-        return "\n".join(lines)
-    return "\n".join([f"... {left_out} before ...", *lines[-limit:]])

@@ -15,6 +15,7 @@ from pytest_benchscale.lab.bringup import AT_ONCE, Created, first_of, placed, wa
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.machine import Machine
+from pytest_benchscale.lab.owner import since_boot
 from pytest_benchscale.lab.portal import Portal, blocking, on_portal
 from pytest_benchscale.lab.record import Kept
 from pytest_benchscale.lab.registration import Registration
@@ -98,7 +99,7 @@ class Upkeep:
                 state = await context.ask(
                     backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep"
                 )
-                now, booted = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+                now, booted = time.time(), since_boot()
                 await registration.keep(
                     Kept(
                         state=state,

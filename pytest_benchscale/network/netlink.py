@@ -108,6 +108,17 @@ class Netlink:
         what = f"{name} {'up' if up else 'down'}"
         self._link(_RTM_NEWLINK, flags, what, text(_IFLA_IFNAME, name), up=up)
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a link that is down another name; there need be none: then it fails with ENODEV."""
+        flags = _NLM_F_REQUEST | _NLM_F_ACK
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            index = 0x7FFFFFFF  # which no link has
+        header = _IFINFO.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+        what = f"{name} renamed {new_name}"
+        self.queue(_RTM_NEWLINK, flags, header + text(_IFLA_IFNAME, new_name), what)
+
     def delete_link(self, name: str) -> None:
         """Delete a link; of a veth, both ends."""
         flags = _NLM_F_REQUEST | _NLM_F_ACK

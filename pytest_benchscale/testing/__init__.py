@@ -37,6 +37,7 @@ The parts, in the order in which a new backend can be made to pass them:
     node_faults nodes frozen, without power, full or under pressure for a while
     lifecycle   start, stop, kill, pause, death
     waits       wait_for_port, wait_for_exec, wait_for_file, wait_for_log
+    upkeep      reset, keep and take over
     bringup     deploy, setup, dependencies, failures, what is left behind
 
 Each part is a class of its own, for a first try of a part.
@@ -48,7 +49,8 @@ import pytest
 
 _PARTS = (
     *("base", "bringup", "commands", "deadlines", "faults", "files"),
-    *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "waits"),
+    *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "rates"),
+    *("upkeep", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -63,6 +65,7 @@ from pytest_benchscale.testing.networks import NetworkContract  # noqa: E402
 from pytest_benchscale.testing.node_faults import NodeFaultContract  # noqa: E402
 from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
+from pytest_benchscale.testing.upkeep import UpkeepContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
 
 __all__ = [
@@ -78,6 +81,7 @@ __all__ = [
     "NodeFaultContract",
     "ProbeContract",
     "ProcessContract",
+    "UpkeepContract",
     "WaitContract",
 ]
 
@@ -85,6 +89,7 @@ __all__ = [
 # pytest runs inherited tests from the last base to the first: commands first, bring-up last.
 class BackendContract(
     BringUpContract,
+    UpkeepContract,
     WaitContract,
     LifecycleContract,
     NodeFaultContract,

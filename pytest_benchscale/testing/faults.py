@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,9 +13,9 @@ from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import BackendUnavailable, FaultNotEffective, LabError
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.link_states import LinkStates
-from pytest_benchscale.lab.node import Node
 from pytest_benchscale.lab.process import Process
-from pytest_benchscale.testing.base import MIB, Contract, needs_python, requires
+from pytest_benchscale.testing.base import MIB, needs_python, requires
+from pytest_benchscale.testing.rates import RateContract
 
 __all__ = ["FaultContract"]
 
@@ -62,33 +62,11 @@ for line in socket.create_connection((sys.argv[1], 7400), timeout=60).makefile()
     print(line, end="", flush=True)
 """
 
-SINK = """
-import socket, time
-listener = socket.create_server(("", 7500))
-print("ready", flush=True)
-while True:
-    client, _ = listener.accept()
-    with client:
-        begun, count = None, 0
-        while data := client.recv(65536):
-            begun = begun or time.monotonic()
-            count += len(data)
-        client.sendall(b"%d" % (count * 8 / (time.monotonic() - begun) / 1000))
-"""
-
-SOURCE = """
-import socket, sys
-with socket.create_connection((sys.argv[1], 7500), timeout=60) as sink:
-    sink.sendall(bytes(int(sys.argv[2])))
-    sink.shutdown(socket.SHUT_WR)
-    print(sink.recv(100).decode())
-"""
-
 ALL = {"alpha": ["beta"], "beta": ["alpha"]}
 NONE: dict[str, list[str]] = {"alpha": [], "beta": []}
 
 
-class FaultContract(Contract):
+class FaultContract(RateContract):
     """Partitions and conditions, measured from within the nodes."""
 
     # --- partitions ---
@@ -302,31 +280,6 @@ class FaultContract(Contract):
             if "sch_netem" in error.brief and "modprobe sch_netem" in str(error.resolution):
                 pytest.skip("this kernel has no sch_netem")
             raise
-
-    @asynccontextmanager
-    async def _sink(self, node: Node) -> AsyncIterator[None]:
-        """Have a server in the node that takes whatever is sent, and answers how fast it came."""
-        async with node.process(self.program(SINK)) as sink:
-            await sink.wait_for_line("ready", timeout=20)
-            yield
-
-    async def _keeps_rate(self, source: Node, sink: Node, kbps: int, *, rel: float) -> None:
-        """Check that data passes at a rate: never faster, and as fast at least once in three times.
-
-        What stands still for a moment, such as a busy machine, only makes it slower.
-        """
-        rates = []
-        for _ in range(3):
-            rates.append(await self._rate(source, sink))
-            assert rates[-1] <= kbps * (1 + rel)
-            if rates[-1] >= kbps * (1 - rel):
-                return
-        raise AssertionError(f"{kbps} kbit/s were not reached: {rates}")
-
-    async def _rate(self, source: Node, sink: Node) -> int:
-        """Return how fast TCP gets data from a node to a sink, in kbit/s of payload."""
-        program = self.program(SOURCE, sink.address, MIB)
-        return int((await source.exec(program, check=True)).stdout)
 
 
 async def _newest_line(reader: Process) -> int:

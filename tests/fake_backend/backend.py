@@ -234,7 +234,7 @@ class FakeBackend:
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         await self.script.step("delete_owned", lab_id)
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         return []
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from pytest_benchscale.backends.base import (
     NodeStatus,
     OwnedThing,
 )
-from pytest_benchscale.backends.docker import connection, failures, images, routes, subnets
+from pytest_benchscale.backends.docker import connection, failures, images, owned, routes, subnets
 from pytest_benchscale.backends.docker.ability import (
     CAPABILITIES,
     Ability,
@@ -33,6 +33,7 @@ from pytest_benchscale.backends.docker.ability import (
 )
 from pytest_benchscale.backends.docker.containers import LAB_LABEL, NETWORK_LABEL, Containers
 from pytest_benchscale.backends.docker.dialect import DOCKER, Dialect
+from pytest_benchscale.backends.docker.endpoints import Endpoint, find_docker
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
 from pytest_benchscale.backends.docker.links import Access
@@ -77,6 +78,7 @@ class DockerBackend:
     """What the daemon that was used last can do: `notes` is asked before there is a connection."""
 
     def __init__(self) -> None:
+        self._endpoint: Endpoint | None = None
         self._engine: Engine | None = None
         self._containers: Containers | None = None
         self._access: Access | None = None
@@ -86,7 +88,8 @@ class DockerBackend:
 
     async def connect(self) -> Engine:
         """Return a connection to the daemon; for backends that find theirs otherwise."""
-        return await connection.connect(self.name)
+        self._endpoint = find_docker()
+        return await connection.connect(self.name, self._endpoint)
 
     async def can_be_internal(self, engine: Engine, info: Mapping[str, Any]) -> bool:
         """Return whether networks without a way out are made internal ones; `info` is the daemon's own.
@@ -270,7 +273,7 @@ class DockerBackend:
 
     def place(self) -> Mapping[str, str]:
         """Return what leads another process to the same daemon."""
-        return {}
+        return self._endpoint.environment() if self._endpoint else {}
 
     async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
         """Return what changes when an image does."""
@@ -293,19 +296,16 @@ class DockerBackend:
         raise NotSupported(self.name, Capability.RESET)
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
-        """Remove what a lab has left."""
+        """Remove the containers, networks and images that carry the labels of this run and this lab."""
+        engine = await self._reach()
+        with failures.told(f"what lab {lab_id} has cannot be listed", "gc"):
+            await owned.remove(engine, owner, lab_id)
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
-        """Return the containers and networks of a run."""
-        engine, filters = await self._reach(), {"label": [f"benchscale.run={owner}"]}
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
+        """Return the containers, networks and images of a run."""
+        engine = await self._reach()
         with failures.told("what the run has cannot be listed", "list"):
-            containers = await engine.call(engine.client.containers, all=True, filters=filters)
-            networks = await engine.call(engine.client.networks, filters=filters)
-        return [
-            OwnedThing(kind, thing["Id"], (thing.get("Labels") or {}).get(LAB_LABEL, ""))
-            for kind, things in (("container", containers), ("network", networks))
-            for thing in things
-        ]
+            return await owned.listed(engine, owner)
 
     async def close(self) -> None:
         """Remove what is left of the lab, also what no call has told of, and leave the daemon."""

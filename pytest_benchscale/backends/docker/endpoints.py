@@ -32,6 +32,12 @@ class Certificates:
     key: Path | None
     verify: bool
 
+    @property
+    def directory(self) -> Path | None:
+        """Where they are; None: no file is named."""
+        named = (path for path in (self.ca, self.cert, self.key) if path)
+        return next((path.parent.absolute() for path in named), None)
+
     def context(self) -> ssl.SSLContext:
         """Return what asyncio wants.
 
@@ -67,6 +73,16 @@ class Endpoint:
         """The daemon's socket on the machine that ssh leads to; empty: that machine's default."""
         parts = urlsplit(self.url)
         return parts.path.rstrip("/") if parts.scheme == "ssh" else ""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which `find_docker` finds the same daemon in another process."""
+        certificates = self.certificates
+        directory = certificates.directory if certificates else None
+        return {
+            "DOCKER_HOST": self.url,
+            "DOCKER_TLS_VERIFY": "1" if certificates and certificates.verify else "",
+            "DOCKER_CERT_PATH": str(directory or ""),
+        }
 
     def address(self, name: str) -> DaemonAddress:
         """Return the place as data.

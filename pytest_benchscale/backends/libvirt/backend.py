@@ -281,7 +281,7 @@ class LibvirtBackend:
             await owned.remove(connection, owner, lab_id)
             await site.shelf.sweep()
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""
         await Storage.open(await self._reach())
         with told("what the run has cannot be listed", "list"):

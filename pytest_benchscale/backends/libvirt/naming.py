@@ -89,10 +89,10 @@ class Names:
         return f"benchscale-{self.run or '0'}-{self.lab_id}-"
 
 
-def lab_of_volume(name: str, run: str) -> str | None:
-    """Return the lab that a volume is of, if that is one of the run's."""
+def lab_of_volume(name: str, run: str | None) -> str | None:
+    """Return the lab that a volume is of, if that is one of the run's; None: of any run's."""
     match = _VOLUME.fullmatch(name)
-    return match["lab"] if match and match["run"] == run else None
+    return match["lab"] if match and run in (None, match["run"]) else None
 
 
 def mac_of_management(node: str) -> str:

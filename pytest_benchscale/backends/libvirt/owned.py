@@ -28,8 +28,8 @@ _PAUSE = 0.2
 _LOGS = Path("/var/log/libvirt/qemu")  # of the system's daemon
 
 
-async def of_run(connection: Connection, run: str) -> list[OwnedThing]:
-    """Return the domains, networks and volumes of a run.
+async def of_run(connection: Connection, run: str | None) -> list[OwnedThing]:
+    """Return the domains, networks and volumes of a run; None: of all of them.
 
     Raises:
         libvirt.libvirtError: the daemon does not say.
@@ -80,14 +80,14 @@ def _remove(raw: Any, run: str, lab_id: str) -> None:
             _look_anew(raw)
 
 
-def _of_run(raw: Any, run: str) -> Iterator[tuple[Any, OwnedThing]]:
+def _of_run(raw: Any, run: str | None) -> Iterator[tuple[Any, OwnedThing]]:
     """Yield what there is, in the order in which it can be removed."""
-    if not run:
+    if run == "":
         return  # what carries no labels is nobody's
     for kind, things in (("domain", raw.listAllDomains()), ("network", raw.listAllNetworks())):
         for thing in things:
             labels = _labels(thing)
-            if labels.get(RUN) == run:
+            if RUN in labels and run in (None, labels[RUN]):
                 yield thing, OwnedThing(kind, thing.name(), labels.get(LAB, ""))
     for pool in raw.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
         for volume in pool.listAllVolumes():

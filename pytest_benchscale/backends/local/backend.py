@@ -59,6 +59,7 @@ _CAPABILITIES = frozenset(
         Capability.INTERNET,
         Capability.CONDITIONS,
         Capability.PARTITIONS,
+        Capability.RESET,
     }
     # An ordinary user can map but one user into a node, which is its root; and may not remount its tmpfs.
     | ({Capability.USERS, Capability.FULL_DISK} if os.geteuid() == 0 else set())
@@ -254,17 +255,25 @@ class LocalBackend:
         raise NotSupported(self.name, Capability.KEEP)
 
     async def checkpoint(self, name: str) -> None:
-        """Remember how a node is now."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Have the holder copy what distinguishes the node's files from its image."""
+        await self._ask("checkpoint", "checkpoint", name, name=name)
 
     async def reset_node(self, name: str) -> NodeInfo:
-        """Lead a node back to its checkpoint."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Start the node anew on the files of its checkpoint, in a new network namespace."""
+        node = self._node(name)
+        await self.kill_node(name)
+        if node.uplink is not None:  # it is in the old one
+            node.uplink.close()
+            node.uplink = None
+        node.clear_log()
+        info = await self._start(node, reset=True)
+        await self._ask("renew_filters", "reset", name, name=name)
+        return info
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove what a lab has left."""
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return nothing: whatever this backend makes ends with its processes."""
         return []
 
@@ -280,7 +289,7 @@ class LocalBackend:
         for node in nodes.values():
             self._dispose(node)
 
-    async def _start(self, node: LocalNode) -> NodeInfo:
+    async def _start(self, node: LocalNode, *, reset: bool = False) -> NodeInfo:
         plan, lab = node.plan, self._lab_plan()
         ours, theirs = channel.pair()
         node.ready, node.failure = anyio.Event(), None
@@ -295,6 +304,7 @@ class LocalBackend:
         links = [node.link_name(i) for i in range(len(plan.interfaces))]
         try:
             spec = node_spec(plan, lab, bridges, links, self._hosts_file(plan.hosts))
+            spec["reset"] = reset
             await self._ask("start", "create", plan.name, (theirs.fileno(), node.log), spec=spec)
         except BaseException:
             self._let_go(node)

@@ -7,7 +7,6 @@ when its parent dies or when pytest's end of the control channel closes.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
 import os
@@ -15,9 +14,12 @@ import select
 import signal
 import socket
 
-from pytest_benchscale.backends.local import init, rootfs
+from pytest_benchscale.backends.local import init, rootfs, sealing
 from pytest_benchscale.backends.local.children import Children
 from pytest_benchscale.backends.local.limits import Limits
+from pytest_benchscale.backends.local.link_filters import LinkFilters
+from pytest_benchscale.backends.local.unpacking import unpack
+from pytest_benchscale.backends.local.user_namespace import make_user_namespace
 from pytest_benchscale.network import prober
 from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.network.steps import from_json
@@ -25,6 +27,7 @@ from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
     from pytest_benchscale.network.traffic import TrafficControl
@@ -40,8 +43,21 @@ class _Node:
         self.directory = directory
         self.network_namespace: int | None = None
         self.links: list[str] = []  # the ends of its veths on our side
+        self.etc: dict[str, str] = {}  # the files of /etc that it was made with
+        self.layout: rootfs.Layout | None = None
+        self.seals: list[str] = []  # its checkpoints, the newest first
+        self.made_seals = 0
+        self.beneath: list[str] = []  # those that its files of now are mounted on
         self.pid: int | None = None
         self.waiting: int | None = None  # the request to answer when the process has ended
+
+
+class _Work:
+    """A child of ours that does something that takes long, and the request that it answers."""
+
+    def __init__(self, request: int, errors: int) -> None:
+        self.request = request
+        self.errors = errors  # reads what it says when it fails
 
 
 class Holder:
@@ -58,10 +74,13 @@ class Holder:
         self._layouts: dict[str, rootfs.Layout] = {}
         self._made = 0
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self._user_namespace = _make_user_namespace() if privileged else None
+        self._user_namespace = make_user_namespace() if privileged else None
         self._own_network = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._links = Netlink()
         self._traffic: TrafficControl | None = None
+        self._filters = LinkFilters()
+        self._retired = 0
+        self._workers: dict[int, _Work] = {}
         self._children = Children()
 
     def serve(self) -> NoReturn:
@@ -124,7 +143,9 @@ class Holder:
 
     def _on_traffic(self, message: channel.Message, _fds: list[int]) -> channel.Message:
         """Change what acts on the nodes' links."""
-        self._traffic_control().carry_out([from_json(step) for step in message["steps"]])
+        steps = [from_json(step) for step in message["steps"]]
+        with self._filters.noting(steps):
+            self._traffic_control().carry_out(steps)
         return {}
 
     def _on_has_netem(self, _message: channel.Message, _fds: list[int]) -> channel.Message:
@@ -143,7 +164,10 @@ class Holder:
         spec["first"] = node is None
         if node is None:
             node = self._nodes[spec["name"]] = self._new_node(spec["name"])
-        layout = self._layout(spec["image"])
+        layout = node.layout = self._layout(spec["image"])
+        node.etc = spec["etc"]
+        if spec["reset"]:
+            self._lead_back(node)
         node.links = [link["name"] for link in spec["links"]]
         if node.network_namespace is not None:
             self._plug(node, up=True)
@@ -167,9 +191,92 @@ class Holder:
         signal.set_wakeup_fd(-1)
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
         around = init.Surroundings(
-            node.directory, layout, self._user_namespace, node.network_namespace
+            node.directory,
+            layout,
+            self._user_namespace,
+            node.network_namespace,
+            node.beneath,
         )
         init.run(spec, socket.socket(fileno=descriptors[0]), descriptors[1], around)
+
+    def _lead_back(self, node: _Node) -> None:
+        """Prepare a node that does not run for a life on its checkpoint, in a new network.
+
+        Whatever was changed in its network goes with that. The old ends of its links vanish some time after
+        it; taking each away at once costs the kernel 16 ms. So they go out of the way of the new ones.
+        """
+        if not node.seals:
+            raise OSError(errno.ENOENT, "there is no checkpoint", node.name)
+        node.beneath = list(node.seals)
+        for link in node.links:
+            self._retired += 1
+            self._links.rename(link, f"old{self._retired}")
+        failures = self._links.settle()  # a test may have deleted one
+        if failures:
+            for error in failures.values():
+                if error.errno != errno.ENODEV:
+                    raise error
+        if (
+            node.network_namespace is not None
+        ):  # only now: the kernel takes away what is in it at once
+            os.close(node.network_namespace)
+            node.network_namespace = None
+
+    def _on_renew_filters(self, message: channel.Message, _fds: list[int]) -> channel.Message:
+        """Attach to the new links of a node what was attached to those before; the queues are still there."""
+        node = self._nodes[message["name"]]
+        steps = [step for link in node.links for step in self._filters.standing(link)]
+        if steps:
+            self._traffic_control().carry_out(steps)
+        return {}
+
+    def _on_checkpoint(self, message: channel.Message, _fds: list[int]) -> channel.Message | None:
+        """Keep a copy of a node's files as they are; answered when it is there."""
+        node = self._nodes[message["name"]]
+        if node.pid is None or node.layout is None:
+            raise OSError(errno.ESRCH, "it does not run", node.name)
+        unused = [seal for seal in node.seals if seal not in node.beneath]
+        node.made_seals += 1
+        seal = sealing.seal_of(node.directory, node.made_seals)
+        copies, opened = sealing.plan_seal(node.layout, node.directory, node.pid, seal, node.etc)
+        try:
+            node.seals = [seal, *node.beneath]
+            if not copies and not unused:
+                os.mkdir(seal)
+                return {}
+            self._in_a_child(message["request"], lambda: _seal(seal, copies, unused))
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+        return None
+
+    def _in_a_child(self, request: int, work: Callable[[], None]) -> None:
+        """Do something that may take long; the request is answered when it is done."""
+        errors, tell = os.pipe2(os.O_CLOEXEC)
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+            status = 1
+            try:
+                work()
+                status = 0
+            except OSError as error:
+                told = f"{error.errno} {error.strerror}: {error.filename}"
+                os.write(tell, told.encode(errors="replace")[:4000])
+            finally:
+                os._exit(status)
+        os.close(tell)
+        self._workers[pid] = _Work(request, errors)
+
+    def _work_ended(self, work: _Work, status: int) -> None:
+        with os.fdopen(work.errors, encoding="utf-8", errors="replace") as errors:
+            number, _, text = errors.read().partition(" ")
+        answer: channel.Message = {"reply": work.request}
+        if status:
+            answer["errno"] = int(number or errno.EIO)
+            answer["text"] = text or f"the process that did it ended with {status}"
+        channel.send(self._control, answer)
 
     def _on_keep_network(self, message: channel.Message, descriptors: list[int]) -> None:
         """Hold on to a node's network namespace, so that its links outlive its processes."""
@@ -225,7 +332,7 @@ class Holder:
             lower = (
                 image
                 if os.path.isdir(image)
-                else _unpack(
+                else unpack(
                     image, f"{scratch}/unpacked", keep_owners=self._user_namespace is not None
                 )
             )
@@ -235,6 +342,9 @@ class Holder:
 
     def _reap(self) -> None:
         for pid, status in self._children.reap():
+            work = self._workers.pop(pid, None)
+            if work is not None:
+                self._work_ended(work, status)
             node = self._by_pid.pop(pid, None)
             if node is not None:
                 self._node_ended(node, status)
@@ -257,6 +367,12 @@ class Holder:
             node.waiting = None
 
 
+def _seal(seal: str, copies: sealing.Copies, unused: list[str]) -> None:
+    sealing.copy_all(seal, copies)
+    for former in unused:
+        sealing.remove_tree(former)
+
+
 def set_up_mounts() -> None:
     """Prepare the lab's own mount namespace: nothing propagates, its own /proc, its own tmpfs.
 
@@ -266,95 +382,3 @@ def set_up_mounts() -> None:
     linux.mount(None, "/", None, linux.MS_REC | linux.MS_PRIVATE)
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     linux.mount("tmpfs", _BASE, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
-
-
-def _make_user_namespace() -> int:
-    """Return a user namespace with the machine's own ids, for nodes that the machine's root makes.
-
-    In it a node's root is root over the node's files and networks, and nobody over the machine. The
-    holder moves into a network namespace that belongs to it, so that nodes may add links there.
-    """
-    told, tell = os.pipe2(os.O_CLOEXEC)
-    wait, done = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(done)
-            linux.unshare(linux.CLONE_NEWUSER | linux.CLONE_NEWNET)
-            os.write(tell, b"y")
-            os.read(wait, 1)
-        except OSError as error:
-            os.write(tell, str(error.errno).encode())
-        finally:
-            os._exit(0)
-    os.close(tell)
-    os.close(wait)
-    try:
-        answer = os.read(told, 16)
-        if answer != b"y":
-            number = int(answer or b"0")
-            raise OSError(number, os.strerror(number), "user namespace")
-        for kind in ("uid_map", "gid_map"):
-            with open(f"/proc/self/{kind}", encoding="ascii") as file:
-                ranges = [line.split() for line in file]
-            with open(f"/proc/{pid}/{kind}", "w", encoding="ascii") as file:
-                file.write("".join(f"{inside} {inside} {count}\n" for inside, _, count in ranges))
-        namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        linux.setns(network, linux.CLONE_NEWNET)
-        os.close(network)
-    finally:
-        os.close(done)
-        os.close(told)
-        os.waitpid(pid, 0)
-    return namespace
-
-
-def _unpack(archive: str, directory: str, *, keep_owners: bool) -> str:
-    """Unpack a root file system tarball; in a process that cannot leave the directory.
-
-    Without `keep_owners` everything is root's: the only user that an ordinary user can map.
-
-    Raises:
-        OSError: it cannot be read, is no tarball, or does not fit.
-    """
-    source = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
-    os.mkdir(directory)
-    told, tell = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _unpack_and_exit(source, directory, tell, keep_owners=keep_owners)
-    os.close(tell)
-    os.close(source)
-    with os.fdopen(told, encoding="utf-8", errors="replace") as answers:
-        trouble = answers.read()
-    _, status = os.waitpid(pid, 0)
-    if trouble or status:
-        reason = trouble or f"the unpacking process ended with {os.waitstatus_to_exitcode(status)}"
-        raise OSError(errno.EBADMSG, f"it cannot be unpacked: {reason}", archive)
-    return directory
-
-
-def _unpack_and_exit(source: int, directory: str, tell: int, *, keep_owners: bool) -> NoReturn:
-    try:
-        # Few labs need these, and they take long to import; in the jail they cannot be imported.
-        import tarfile  # noqa: PLC0415
-
-        for compression in ("gzip", "bz2", "lzma"):
-            with contextlib.suppress(ImportError):
-                __import__(compression)
-        os.chroot(directory)
-        os.chdir("/")
-        try:
-            with os.fdopen(source, "rb") as packed, tarfile.open(fileobj=packed) as archive:
-                archive.extraction_filter = lambda member, _path: member  # the jail is enough
-                for member in archive:
-                    if not keep_owners:
-                        member.uid = member.gid = 0
-                    if not member.isdev():  # a node has a /dev of its own
-                        archive.extract(member, numeric_owner=True)
-        except (OSError, EOFError, tarfile.TarError) as error:
-            os.write(tell, str(error).encode(errors="replace")[:4000])
-        os._exit(0)
-    finally:
-        os._exit(1)

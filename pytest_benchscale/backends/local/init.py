@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 
-from pytest_benchscale.backends.local import rootfs, system
+from pytest_benchscale.backends.local import rootfs, sealing, system
 from pytest_benchscale.backends.local.service import Service
 from pytest_benchscale.network.netlink import Netlink
 from pytest_benchscale.transports.namespace import channel, linux
@@ -37,11 +37,13 @@ class Surroundings:
         layout: rootfs.Layout,
         user_namespace: int | None,
         network_namespace: int | None,
+        seals: list[str],
     ) -> None:
         self.directory = directory  # the node's own, on the lab's tmpfs
         self.layout = layout
         self.user_namespace = user_namespace  # None: we are in the lab's already
         self.network_namespace = network_namespace  # None: make one; else that of a former life
+        self.seals = seals  # its checkpoints that are beneath its files, the newest first
 
 
 def run(spec: dict[str, Any], sock: socket.socket, output: int, around: Surroundings) -> NoReturn:
@@ -109,6 +111,9 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
         root = _mount_root(spec, around, protect_machine=False)
     step[0] = "own directories"
     system.mount_own_directories(root)
+    if spec["reset"]:
+        step[0] = "files of the checkpoint"
+        sealing.put_back(around.layout, around.seals[0], root)
     socket.sethostname(spec["hostname"])
     if hub is not None:
         step[0] = "network"
@@ -122,8 +127,12 @@ def _build(spec: dict[str, Any], around: Surroundings, step: list[str]) -> int:
 
 def _mount_root(spec: dict[str, Any], around: Surroundings, *, protect_machine: bool) -> str:
     # A node that lives again has these files, and perhaps has changed them.
-    etc = spec["etc"] if spec["first"] else {}
-    root = rootfs.mount_layers(around.layout, around.directory, etc)
+    etc = spec["etc"] if spec["first"] or spec["reset"] else {}
+    layout, node, seals = around.layout, around.directory, around.seals
+    if spec["reset"]:
+        sealing.discard_changes(layout, node, seals[0])
+    based = spec["reset"] and not layout.is_whole
+    root = rootfs.mount_layers(layout, node, etc, seals, based=based)
     system.mount_proc(root, protect_machine=protect_machine)
     system.mount_dev(root)
     for volume in spec["volumes"]:

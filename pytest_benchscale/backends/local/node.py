@@ -48,6 +48,11 @@ class LocalNode:
         """Return what its main command has written."""
         return os.pread(self.log, os.fstat(self.log).st_size, 0).decode("utf-8", "replace")
 
+    def clear_log(self) -> None:
+        """Forget what it has written; nobody writes at the moment."""
+        os.ftruncate(self.log, 0)
+        os.lseek(self.log, 0, os.SEEK_SET)  # the place is shared with whoever will write
+
 
 def how_it_ended(status: int) -> str:
     """Return the end of a node's first process in words; a negative status is a signal."""

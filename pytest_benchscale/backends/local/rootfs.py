@@ -27,6 +27,10 @@ from pytest_benchscale.transports.namespace.linux import (
     umount,
 )
 
+TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # Every node gets its own of these, whatever the root directory holds there.
 OWN_DIRECTORIES = frozenset({"proc", "sys", "dev", "run", "tmp"})
 # Empty in a node when no overlay can be had, since programs write there.
@@ -64,6 +68,11 @@ class Layout:
         self.layers = layers
         self.options = options  # further overlay options
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the root is one mount, so that whatever a node changes is in layers."""
+        return bool(self.layers) and self.layers[0].target == ""
+
 
 def survey(lower: str, scratch: str, *, overlay: bool = True) -> Layout:
     """Find out how the root directory `lower` can be layered here.
@@ -89,21 +98,31 @@ def survey(lower: str, scratch: str, *, overlay: bool = True) -> Layout:
     return Layout(lower, tuple(layers), options)
 
 
-def mount_layers(layout: Layout, node: str, etc: dict[str, str]) -> str:
+def mount_layers(
+    layout: Layout,
+    node: str,
+    etc: dict[str, str],
+    seals: Sequence[str] = (),
+    *,
+    based: bool = False,
+) -> str:
     """Mount a node's root from its layers under the directory `node`; return the root's path.
 
     `etc` are files of /etc, by name, that are the node's own instead of what is there. They are put
-    into the layer before it is mounted, which is several times cheaper than through the overlay.
+    into the layer before it is mounted, which is several times cheaper than through the overlay. `seals`
+    are directories with layers to go between, the topmost first, which have these files if they have
+    the layer; with `based`, what is in no layer is there already.
     """
     root = f"{node}/root"
-    seeded = False
+    seeded = based
     os.makedirs(root, exist_ok=True)
-    if not (layout.layers and layout.layers[0].target == ""):
+    if not layout.is_whole:
         mount(root, root, None, MS_BIND)
-        _make_entries(layout, root)
+        if not based:
+            _make_entries(layout, root)
     for number, layer in enumerate(layout.layers):
         try:
-            seeded = _mount_layer(layer, number, layout.options, node, etc) or seeded
+            seeded = _mount_layer(layout, number, node, etc, seals) or seeded
         except FileNotFoundError:
             if not layer.is_gone():
                 raise
@@ -113,19 +132,28 @@ def mount_layers(layout: Layout, node: str, etc: dict[str, str]) -> str:
     return root
 
 
-def _mount_layer(layer: Layer, number: int, options: str, node: str, etc: dict[str, str]) -> bool:
-    """Mount one layer of a node's root; return whether the files of /etc were put into it."""
+def _mount_layer(
+    layout: Layout, number: int, node: str, etc: dict[str, str], seals: Sequence[str]
+) -> bool:
+    """Mount one layer of a node's root; return whether the files of /etc are in it."""
+    layer = layout.layers[number]
     target = f"{node}/root/{layer.target}" if layer.target else f"{node}/root"
     seeded = False
     if layer.kind == "overlay":
         upper, work = f"{node}/upper{number}", f"{node}/work{number}"
+        sealed = [path for seal in seals if os.path.isdir(path := f"{seal}/upper{number}")]
         if not os.path.isdir(upper):
             os.mkdir(upper)
             os.mkdir(work)
-            lower = _first_lower(layer.lower)
-            os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode))
-            seeded = _seed(upper, lower, layer.target, etc)
-        _mount_overlay(layer.lower, upper, work, target, options)
+            lower = sealed[0] if sealed else _first_lower(layer.lower)
+            status = os.stat(lower)
+            if sealed:
+                os.chown(upper, status.st_uid, status.st_gid)
+            os.chmod(upper, stat.S_IMODE(status.st_mode))
+            seeded = not sealed and _seed(upper, lower, layer.target, etc)
+        seeded = seeded or (bool(sealed) and layer.target in ("", "etc"))
+        lowers = ":".join([*map(_escape, sealed), layer.lower])
+        _mount_overlay(lowers, upper, work, target, layout.options)
     elif layer.kind == "readonly":
         bind_read_only(layer.lower, target)
     elif layer.kind == "tmpfs":

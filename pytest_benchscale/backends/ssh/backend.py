@@ -225,7 +225,7 @@ class SshBackend:
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove what a lab has left."""
 
-    async def list_owned(self, owner: str) -> Sequence[OwnedThing]:
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return nothing: nothing is created."""
         return ()
 

@@ -62,6 +62,7 @@ _CAPABILITIES = frozenset(
         Capability.EXISTING,
         Capability.USERS,
         Capability.RESET,
+        Capability.KEEP,
     }
 )
 
@@ -110,9 +111,7 @@ class LibvirtBackend:
         """Prepare storage, keys and the network by which we reach the guests; begin to listen to events."""
         connection = await self._reach()
         self._lab = LibvirtLab(connection, plan, await self._acceleration(connection))
-        self._vigil = Vigil(self.name, connection, self._nodes)
-        with told("the daemon sends no events", "open"):
-            await self._vigil.begin()
+        await self._listen(connection)
         await self._lab.open()
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
@@ -255,12 +254,28 @@ class LibvirtBackend:
         }
 
     async def keep(self) -> Mapping[str, Any]:
-        """Leave the lab to itself."""
-        raise NotSupported(self.name, Capability.KEEP)
+        """Leave the lab to itself: its domains do not end with our connection."""
+        await self._watching()
+        state = await self._opened().keep(list(self._nodes.values()))
+        self._lab = None
+        return state
 
     async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
-        """Take over a lab that was kept."""
-        raise NotSupported(self.name, Capability.KEEP)
+        """Take over a lab that was kept, if its domains and networks are there, by UUID and labels."""
+        connection = await self._reach()
+        lab = LibvirtLab(connection, plan, await self._acceleration(connection))
+        await self._listen(connection)
+        for node in plan.nodes:
+            domain = node.spec.existing or lab.names.domain(node.name)
+            self._nodes[node.name] = LibvirtNode(node, domain)
+        try:
+            infos = await lab.adopt(list(self._nodes.values()), state)
+        except BaseException:
+            await lab.let_go()
+            self._nodes.clear()
+            raise
+        self._lab = lab
+        return infos
 
     async def checkpoint(self, name: str) -> None:
         """Remember how a virtual machine is now, with its memory, in its disk."""
@@ -316,6 +331,11 @@ class LibvirtBackend:
         if self._connection is None:
             self._connection = await connect(self.name)
         return self._connection
+
+    async def _listen(self, connection: Connection) -> None:
+        self._vigil = Vigil(self.name, connection, self._nodes)
+        with told("the daemon sends no events", "open"):
+            await self._vigil.begin()
 
     async def _watching(self) -> None:
         if self._vigil is not None:

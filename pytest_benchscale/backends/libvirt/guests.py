@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
 from pytest_benchscale.backends.base import LabPlan, NodeStatus
-from pytest_benchscale.backends.libvirt import direct_boot, images, snapshots
+from pytest_benchscale.backends.libvirt import direct_boot, images, keeping, snapshots
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.blueprint import Blueprints
 from pytest_benchscale.backends.libvirt.console import Console
@@ -153,8 +154,7 @@ class Guests:
         self._keys.take_over(node.plan.name, prepared.keys)
         await self._give_files(node, prepared.seed, prepared.console)
         async with self._boots:
-            await self._launch(node, replace(node.spec, snapshot=SNAPSHOT))
-            await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+            await self._go_on(node, SNAPSHOT)
         node.is_set_up = True
         self._tell(f"{node.plan.name}: is ready after {time.monotonic() - begun:.1f} s")
 
@@ -173,8 +173,9 @@ class Guests:
     @asynccontextmanager
     async def _standing_still(self, node: LibvirtNode) -> AsyncIterator[None]:
         """Have no connection to a guest that is stopped for a moment: it would not know it afterwards."""
-        transport, node.transport = node.transport, None
-        assert transport is not None  # noqa: S101  it let us in
+        # It is not there when somebody has let go of it before.
+        transport = node.transport or self._transport(node)
+        node.transport = None
         try:
             await transport.aclose()
             await until_quiet(self._guest(node, transport))
@@ -190,17 +191,20 @@ class Guests:
         Raises:
             LabError: that is not possible, such as when it does not run.
         """
-        name = node.plan.name
+        await self._remember(node, snapshots.CHECKPOINT)
+        node.has_checkpoint = True
+
+    async def _remember(self, node: LibvirtNode, snapshot: str) -> None:
+        name, raw = node.plan.name, self._connection.raw
         if node.status is not NodeStatus.RUNNING:
             raise LabError(
-                f"node {name!r} is {node.status}: only a running one is remembered",
+                f"node {name!r} is {node.status}: only the state of a running one can be remembered",
                 node=name,
                 step="checkpoint",
             )
         async with self._standing_still(node):
             with told(f"the state of node {name!r} cannot be remembered", "checkpoint", name):
-                await self._connection.call(snapshots.take, self._connection.raw, node.domain)
-        node.has_checkpoint = True
+                await self._connection.call(snapshots.take, raw, node.domain, snapshot)
 
     async def reset(self, node: LibvirtNode) -> None:
         """Lead a guest back to its checkpoint, and wait until it knows of that.
@@ -212,12 +216,18 @@ class Guests:
         name = node.plan.name
         if not node.has_checkpoint:
             raise LabError(f"node {name!r} has no checkpoint", node=name, step="reset")
-        assert node.spec is not None  # noqa: S101  it was created
         async with self._boots:
-            if not await self._revert(node):
+            if await self._revert(node):
+                await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+            else:
                 await self.end(node)
-                await self._launch(node, replace(node.spec, snapshot=snapshots.CHECKPOINT))
-            await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+                await self._go_on(node, snapshots.CHECKPOINT)
+
+    async def _go_on(self, node: LibvirtNode, snapshot: str) -> None:
+        """Start a guest from a snapshot in its disk."""
+        assert node.spec is not None  # noqa: S101  it was drawn
+        await self._launch(node, replace(node.spec, snapshot=snapshot))
+        await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
 
     async def _revert(self, node: LibvirtNode) -> bool:
         """Lead a guest back in the QEMU that it runs in; return whether it runs in one that can."""
@@ -237,6 +247,54 @@ class Guests:
         node.status = NodeStatus.RUNNING
         node.transport = self._transport(node)
         return True
+
+    async def let_go(self, nodes: Sequence[LibvirtNode]) -> dict[str, Any]:
+        """Leave guests to themselves; return what `take_over` needs of each, as JSON has it.
+
+        Those that would end with our connection go on in other domains first, which takes a while.
+
+        Raises:
+            LabError, NodeDied: that is not possible.
+        """
+        self._start_flags = 0
+        bound = [node for node in nodes if node.is_alive and not node.outlives_us]
+        done = await asyncio.gather(*map(self._untie, bound), return_exceptions=True)
+        for failure in done:
+            if failure is not None:
+                raise failure
+        for node in nodes:
+            transport, node.transport = node.transport, None
+            if transport is not None:
+                await transport.aclose()
+        return {node.plan.name: keeping.noted(node, self._keys) for node in nodes}
+
+    async def _untie(self, node: LibvirtNode) -> None:
+        """Let a guest go on in another domain: libvirt cannot change with what the one that it has ends."""
+        async with self._boots:
+            await self._remember(node, snapshots.KEPT)
+            await self.end(node)
+            await self._go_on(node, snapshots.KEPT)
+
+    async def take_over(self, node: LibvirtNode, state: Mapping[str, Any]) -> None:
+        """Use a guest that another process has kept.
+
+        Raises:
+            LabError: it is not as it was left.
+        """
+        name = node.plan.name
+        keeping.restore(node, state, self._keys)
+        node.outlives_us = True
+        node.console = self._console(node.console_path)
+        with told(f"node {name!r} cannot be looked up", "adopt", name):
+            if state["run"]:
+                status = await self._connection.call(
+                    keeping.state_of, self._connection.raw, node, state["run"], self.names
+                )
+                node.adopt(state["run"], status)
+                node.transport = self._transport(node)
+            else:
+                node.status = NodeStatus(state["status"])
+                node.ended.set()
 
     async def start(self, node: LibvirtNode) -> Ready:
         """Start a guest and wait until it is ready.
@@ -266,6 +324,7 @@ class Guests:
             name = node.plan.name
             node.status = NodeStatus.STOPPED
             raise explain(error, f"node {name!r} could not be started", "start", name) from error
+        node.outlives_us = not self._start_flags
         node.transport = self._transport(node)
 
     async def end(self, node: LibvirtNode) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pytest_benchscale.backends.base import LabPlan, NodeInfo
 from pytest_benchscale.backends.libvirt.ability import check_memory
@@ -12,6 +13,7 @@ from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.existing import ExistingMachine
 from pytest_benchscale.backends.libvirt.failures import told
 from pytest_benchscale.backends.libvirt.guests import SSH_PORT, Guests
+from pytest_benchscale.backends.libvirt.keeping import require_networks
 from pytest_benchscale.backends.libvirt.keys import LabKeys
 from pytest_benchscale.backends.libvirt.links import Taps
 from pytest_benchscale.backends.libvirt.naming import Names
@@ -67,6 +69,34 @@ class LibvirtLab:
                 nat=any(way_out(self._plan, node) for node in made)
             )
             await self._require_way()
+
+    async def keep(self, nodes: Sequence[LibvirtNode]) -> dict[str, Any]:
+        """Leave everything as it is; return what `adopt` needs, as JSON has it.
+
+        Raises:
+            LabError: that is not possible.
+        """
+        state = await self.guests.let_go([node for node in nodes if node.is_ours])
+        await self.let_go()
+        return {"networks": self.networks.noted(), "nodes": state}
+
+    async def adopt(self, nodes: Sequence[LibvirtNode], state: Mapping[str, Any]) -> list[NodeInfo]:
+        """Use what another process has kept; nothing is changed where that is not whole.
+
+        Raises:
+            LabError: something is missing.
+        """
+        site = self._site = await Site.find(self.connection)
+        self._guests = self._guests_at(site, outlive_us=True)
+        wanted = self.networks.take_over(state["networks"])
+        with told("the kept networks cannot be looked up", "adopt"):
+            await self.connection.call(require_networks, self.connection.raw, wanted, self.names)
+        for node in nodes:
+            if node.is_ours:
+                await self._guests.take_over(node, state["nodes"][node.plan.name])
+            else:
+                await self.use(node)
+        return [self.info(node) for node in nodes]
 
     def _guests_at(self, site: Site, *, outlive_us: bool) -> Guests:
         return Guests(

@@ -7,28 +7,28 @@ from typing import Any
 import libvirt
 import libvirt_qemu
 
-__all__ = ["CHECKPOINT", "RevertError", "revert", "take"]
+__all__ = ["CHECKPOINT", "KEPT", "RevertError", "revert", "take"]
 
-CHECKPOINT = "checkpoint"
-"""The snapshot's name; beside it there may be the one of the prepared state that the disk was copied of."""
-
-_XML = f"<domainsnapshot><name>{CHECKPOINT}</name></domainsnapshot>"
+CHECKPOINT, KEPT = "checkpoint", "kept"
+"""Names of snapshots: that of the first readiness, and that of a moment. Beside them there may be the one of
+the prepared state that the disk was copied of."""
 
 
 class RevertError(Exception):
     """QEMU does not load the snapshot; says why."""
 
 
-def take(raw: Any, name: str) -> None:
-    """Remember how a domain is now, in place of what was remembered before; it stands still meanwhile.
+def take(raw: Any, name: str, snapshot: str) -> None:
+    """Remember how a domain is now, in place of the snapshot of that name; it stands still meanwhile.
 
     Raises:
         libvirt.libvirtError: that is not possible.
     """
+    xml = f"<domainsnapshot><name>{snapshot}</name></domainsnapshot>"
     domain = raw.lookupByName(name)
     domain.suspend()
     try:
-        domain.snapshotCreateXML(_XML, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA)
+        domain.snapshotCreateXML(xml, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA)
     finally:
         domain.resume()
 

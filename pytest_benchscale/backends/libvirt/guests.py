@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import libvirt
@@ -18,7 +15,6 @@ from pytest_benchscale.backends.base import LabPlan, NodeStatus
 from pytest_benchscale.backends.libvirt import direct_boot, images, keeping, snapshots
 from pytest_benchscale.backends.libvirt.acceleration import Acceleration
 from pytest_benchscale.backends.libvirt.blueprint import Blueprints
-from pytest_benchscale.backends.libvirt.console import Console
 from pytest_benchscale.backends.libvirt.domain_xml import Disk, DomainSpec, domain_xml
 from pytest_benchscale.backends.libvirt.failures import ENDED, explain, told
 from pytest_benchscale.backends.libvirt.keys import LabKeys
@@ -26,21 +22,18 @@ from pytest_benchscale.backends.libvirt.naming import Names
 from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.prepared import SNAPSHOT, Prepared, TooLarge, key_of
-from pytest_benchscale.backends.libvirt.readiness import Deadlines, Guest, Ready, until_ready
+from pytest_benchscale.backends.libvirt.readiness import Deadlines, Ready, until_ready
 from pytest_benchscale.backends.libvirt.seed import seed_image
 from pytest_benchscale.backends.libvirt.site import Site
 from pytest_benchscale.backends.libvirt.waking import until_awake, until_quiet
+from pytest_benchscale.backends.libvirt.ways import Ways
 from pytest_benchscale.errors import LabError, NodeDied
-from pytest_benchscale.transports.ssh.client import SshTransport
-from pytest_benchscale.transports.ssh.login import HostKeys, Login
 
-__all__ = ["SSH_PORT", "Guests"]
+__all__ = ["Guests"]
 
-SSH_PORT = 22
 _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
-_CONSOLE_SECONDS = 1.0  # between two looks at a console that only the daemon can read
 _WAKE_SECONDS = 20.0  # on a fast machine
 
 
@@ -65,6 +58,8 @@ class Guests:
         self._networks = networks
         self._keys = keys
         self._is_emulated = acceleration.kind == "qemu"
+        slower = _EMULATION if self._is_emulated else 1
+        self._ways = Ways(site, plan, networks, keys, plan.timeout_scale * slower)
         self._blueprints = Blueprints(plan, names, networks, acceleration.kind)
         self._start_flags = 0 if outlive_us else libvirt.VIR_DOMAIN_START_AUTODESTROY
         at_once = site.cpus if self._is_emulated else site.cpus * _BOOTS_PER_CPU
@@ -120,7 +115,7 @@ class Guests:
         disk = f"{storage.directory}/{volume(name, 'disk')}"
         seed_path = await storage.write(volume(name, "seed"), seed, name, "seed")
         node.console_path = await storage.write(volume(name, "console"), console, name, "console")
-        node.console = self._console(node.console_path)
+        node.console = self._ways.console(node.console_path)
         node.spec = replace(
             node.spec,
             disks=(Disk(disk, "qcow2"), Disk(seed_path, "raw", read_only=True)),
@@ -174,16 +169,16 @@ class Guests:
     async def _standing_still(self, node: LibvirtNode) -> AsyncIterator[None]:
         """Have no connection to a guest that is stopped for a moment: it would not know it afterwards."""
         # It is not there when somebody has let go of it before.
-        transport = node.transport or self._transport(node)
+        transport = node.transport or self._ways.transport(node)
         node.transport = None
         try:
             await transport.aclose()
-            await until_quiet(self._guest(node, transport))
+            await until_quiet(self._ways.guest(node, transport))
             node.stands_still_for_us = True
             yield
         finally:
             if node.is_alive:
-                node.transport = self._transport(node)
+                node.transport = self._ways.transport(node)
 
     async def checkpoint(self, node: LibvirtNode) -> None:
         """Remember the state of a running guest, its memory included, in its own disk.
@@ -218,7 +213,9 @@ class Guests:
             raise LabError(f"node {name!r} has no checkpoint", node=name, step="reset")
         async with self._boots:
             if await self._revert(node):
-                await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+                await until_awake(
+                    self._ways.guest(node), _WAKE_SECONDS * self._ways.scale, is_there=True
+                )
             else:
                 await self.end(node)
                 await self._go_on(node, snapshots.CHECKPOINT)
@@ -227,7 +224,7 @@ class Guests:
         """Start a guest from a snapshot in its disk."""
         assert node.spec is not None  # noqa: S101  it was drawn
         await self._launch(node, replace(node.spec, snapshot=snapshot))
-        await until_awake(self._guest(node), _WAKE_SECONDS * self._scale)
+        await until_awake(self._ways.guest(node), _WAKE_SECONDS * self._ways.scale)
 
     async def _revert(self, node: LibvirtNode) -> bool:
         """Lead a guest back in the QEMU that it runs in; return whether it runs in one that can."""
@@ -245,7 +242,7 @@ class Guests:
         if node.ended.is_set():  # at this moment
             return False
         node.status = NodeStatus.RUNNING
-        node.transport = self._transport(node)
+        node.transport = self._ways.transport(node)
         return True
 
     async def let_go(self, nodes: Sequence[LibvirtNode]) -> dict[str, Any]:
@@ -284,14 +281,14 @@ class Guests:
         name = node.plan.name
         keeping.restore(node, state, self._keys)
         node.outlives_us = True
-        node.console = self._console(node.console_path)
+        node.console = self._ways.console(node.console_path)
         with told(f"node {name!r} cannot be looked up", "adopt", name):
             if state["run"]:
                 status = await self._connection.call(
                     keeping.state_of, self._connection.raw, node, state["run"], self.names
                 )
                 node.adopt(state["run"], status)
-                node.transport = self._transport(node)
+                node.transport = self._ways.transport(node)
             else:
                 node.status = NodeStatus(state["status"])
                 node.ended.set()
@@ -307,8 +304,8 @@ class Guests:
         async with self._boots:
             await self._launch(node, node.spec)
             ready = await until_ready(
-                self._guest(node),
-                deadlines=Deadlines().scaled(self._scale),
+                self._ways.guest(node),
+                deadlines=Deadlines().scaled(self._ways.scale),
                 progress=self._plan.progress,
             )
         node.is_set_up = True
@@ -325,7 +322,7 @@ class Guests:
             node.status = NodeStatus.STOPPED
             raise explain(error, f"node {name!r} could not be started", "start", name) from error
         node.outlives_us = not self._start_flags
-        node.transport = self._transport(node)
+        node.transport = self._ways.transport(node)
 
     async def end(self, node: LibvirtNode) -> None:
         """End a domain of ours, if it runs; return when nothing of it is there.
@@ -363,43 +360,6 @@ class Guests:
         return min(grace * _EMULATION, grace + _MORE_GRACE) if self._is_emulated else grace
 
     # --- parts ---
-
-    def _console(self, path: str) -> Console:
-        if self._connection.is_local and os.access(path, os.R_OK):
-            return Console(Path(path))
-        return Console(partial(self._site.storage.piece, path), _CONSOLE_SECONDS)
-
-    def _transport(self, node: LibvirtNode) -> SshTransport:
-        name = node.plan.name
-        login = Login(
-            str(self._networks.management[name].ip),
-            SSH_PORT,
-            user="root",
-            key=self._keys.login_file(name),
-            host_keys=HostKeys(pinned=self._keys.of(name).host.encode()),
-            timeout_scale=self._scale,
-            through=self._connection.way,
-        )
-        return SshTransport(name, login, env=node.plan.env, fate=node.fate)
-
-    def _guest(self, node: LibvirtNode, transport: SshTransport | None = None) -> Guest:
-        transport = transport or node.transport
-        assert transport is not None  # noqa: S101  it was started
-        return Guest(
-            node.plan.name,
-            str(self._networks.management[node.plan.name].ip),
-            SSH_PORT,
-            transport,
-            node.death,
-            node.console,
-            tuple(one.address.ip for one in node.plan.interfaces),
-            needs_cloud_init=node.plan.spec.cloud_init is not None and not node.is_set_up,
-            through=self._connection.way,
-        )
-
-    @property
-    def _scale(self) -> float:
-        return self._plan.timeout_scale * (_EMULATION if self._is_emulated else 1)
 
     def _destroy(self, domain: str) -> None:
         try:

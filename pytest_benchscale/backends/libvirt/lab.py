@@ -12,7 +12,7 @@ from pytest_benchscale.backends.libvirt.blueprint import way_out
 from pytest_benchscale.backends.libvirt.connection import Connection
 from pytest_benchscale.backends.libvirt.existing import ExistingMachine
 from pytest_benchscale.backends.libvirt.failures import told
-from pytest_benchscale.backends.libvirt.guests import SSH_PORT, Guests
+from pytest_benchscale.backends.libvirt.guests import Guests
 from pytest_benchscale.backends.libvirt.keeping import require_networks
 from pytest_benchscale.backends.libvirt.keys import LabKeys
 from pytest_benchscale.backends.libvirt.links import Taps
@@ -21,6 +21,7 @@ from pytest_benchscale.backends.libvirt.networks import Networks
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
 from pytest_benchscale.backends.libvirt.owned import forget_logs
 from pytest_benchscale.backends.libvirt.site import Site
+from pytest_benchscale.backends.libvirt.ways import SSH_PORT
 from pytest_benchscale.errors import LabError
 from pytest_benchscale.network.link import Link
 from pytest_benchscale.transports.ssh.login import LoginFailed

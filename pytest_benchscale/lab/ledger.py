@@ -90,6 +90,11 @@ class Entry:
         """Return the open record."""
         return self._descriptor
 
+    @property
+    def standing(self) -> Standing:
+        """How it is with the lab when we let go of it now."""
+        return _standing_of(self.kept)
+
     def note(self, event: str, **facts: Any) -> None:
         """Add a line, and wait until it is on the disk.
 
@@ -158,6 +163,25 @@ class Ledger:
                 if _lock(descriptor) and (entry := self._entry(lab_id, descriptor)) is not None:
                     descriptor = -1
                     return entry
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+        return None
+
+    def visit(self, lab_id: str) -> tuple[Entry, Kept] | None:
+        """Return a kept lab, locked so that others may visit it, too, but nobody can take or remove it.
+
+        None: it is held, gone, not kept, or cannot be read.
+        """
+        with suppress(OSError):
+            path = self._place(lab_id) / RECORD
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                entry = self._entry(lab_id, descriptor)
+                if entry is not None and entry.kept is not None:
+                    descriptor = -1
+                    return entry, entry.kept
             finally:
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -282,13 +306,17 @@ class Ledger:
             return Found(lab_id, Standing.BROKEN, record, None, problem)
         now = boot_id()
         rebooted = bool(now) and record.labels.get("benchscale.boot") not in ("", None, now)
-        standing = Standing.LEFT
-        if kept is not None:
-            standing = Standing.EXPIRED if _is_over(kept) else Standing.KEPT
-        return Found(lab_id, standing, record, kept, rebooted=rebooted)
+        return Found(lab_id, _standing_of(kept), record, kept, rebooted=rebooted)
 
 
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _standing_of(kept: Kept | None) -> Standing:
+    """Return how it is with a lab that nobody holds."""
+    if kept is None:
+        return Standing.LEFT
+    return Standing.EXPIRED if _is_over(kept) else Standing.KEPT
 
 
 def _is_over(kept: Kept) -> bool:

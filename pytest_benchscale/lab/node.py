@@ -24,6 +24,7 @@ from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.node_faults import NodeFaults
 from pytest_benchscale.lab.portal import on_portal
 from pytest_benchscale.lab.process import Process
+from pytest_benchscale.lab.streaming import Read, Write, stream
 from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec
@@ -170,6 +171,26 @@ class Node(NodeFaults):
         shown, built = build_command(command, env, cwd, user)
         line = ExecResult(shown, 0, b"", b"", 0.0).command_line
         return Process(self._machine, line, built, stdin=stdin)
+
+    @on_portal
+    async def stream(
+        self,
+        command: CommandLike,
+        *,
+        read: Read,
+        out: Write,
+        err: Write,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+    ) -> int:
+        """Run a command, hand its streams through as they come, and return its exit code.
+
+        The three functions are called in the lab's own loop.
+        """
+        __tracebackhide__ = True
+        _, built = build_command(command, env, cwd, user)
+        return await stream(self._machine, built, read, out, err)
 
     @on_portal
     async def put(self, local: str | os.PathLike[str], remote: str | PurePath) -> None:

@@ -39,12 +39,16 @@ _CHILD = "import sys; sys.path.append(sys.argv[1]); from pytest_benchscale.lab.a
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a lab: all of it is `gone`, or `error` says why not. `things`: what it had, if known."""
+    """What became of a lab: all of it is `gone`, or `error` says why not. `things`: what it had, if known.
+
+    `elsewhere`: it was left to another process, which has taken it meanwhile.
+    """
 
     lab_id: str
     gone: bool
     error: str | None = None
     things: tuple[tuple[str, str], ...] = ()
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

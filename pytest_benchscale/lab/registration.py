@@ -41,6 +41,8 @@ class Registration:
             backend=backend.name,
             place=dict(backend.place()),
             conditions=context.options.conditions,
+            resettable=context.options.resettable,
+            title=context.options.title,
             created=time.time(),
             booted=since_boot(),
         )

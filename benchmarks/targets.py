@@ -105,6 +105,7 @@ LIBVIRT = (
     ),
     Target("libvirt.up.1.again", 0.2, "<= 0.2 x its first boot", ("libvirt.up.1.first", "ours")),
     Target("libvirt.up.2.first", 1.5, "<= 1.5 x one machine", ("libvirt.up.1.first", "ours")),
+    Target("libvirt.reset", 0.3, "<= 0.3 x a rebuild", ("libvirt.rebuild", "ours")),
 )
 SSH = (
     _over("ssh.exec", 1.2, "asyncssh", "asyncssh"),

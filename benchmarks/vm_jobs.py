@@ -1,4 +1,6 @@
-"""How soon a virtual machine is ready, booting and going on from its kept state; rows begin with `libvirt`.
+"""How soon a virtual machine is ready: booting, going on from its kept state, led back to its checkpoint.
+
+Rows begin with `libvirt`.
 
 `guest` is what the guest itself takes: from the start of its kernel to the end of cloud-init, as it says on
 its serial console.
@@ -9,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +21,9 @@ from typing import Any
 from benchmarks.contestants import ContestantError
 from benchmarks.jobs import Bench
 from pytest_benchscale import BenchscaleError, Lab
+from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.topology.loader import load_text
+from pytest_benchscale.topology.model import Topology
 from tests.daemons import virtual
 from tests.daemons.endpoints import Unreachable
 from tests.daemons.guests import boot_reference, guest
@@ -72,8 +77,7 @@ def _measure(bench: Bench, machines: int) -> None:
 
 def _up_and_down(machines: int) -> tuple[float, float, str]:
     """Return the seconds of both, and the console of the first machine."""
-    nodes = ", ".join(_NODE.format(n=number, image=_IMAGE) for number in range(machines))
-    topology = load_text(f"network: {{name: lan}}\nnodes: [{nodes}]")
+    topology = _topology(machines)
     begun = perf_counter()
     try:
         with Lab.open_sync(topology, backend=BACKEND) as lab:
@@ -83,6 +87,51 @@ def _up_and_down(machines: int) -> tuple[float, float, str]:
     except BenchscaleError as error:
         raise ContestantError(error.brief) from error
     return up, perf_counter() - begun, console
+
+
+def reset(bench: Bench) -> None:
+    """Measure what leads a machine back, and what building it again takes, from its kept state."""
+    try:
+        guest()
+        virtual.find()
+    except (BuildError, Unreachable) as error:
+        bench.results.miss(BACKEND, "ours", f"and its guest: {error}")
+        return
+    _up_and_down(1)  # its first boot, where nothing is kept of one
+    bench.interleave("libvirt reset", bench.repeat, {"ours": _led_back})
+
+
+def _led_back() -> Mapping[str, Sequence[float]]:
+    topology = _topology(1)
+    options = LabOptions(resettable=True)
+    checkpoints, resets = [], []
+    try:
+        with Lab.open_sync(topology, backend=BACKEND, options=options) as lab:
+            checkpoint = partial(lab._context.backend.checkpoint, "node0")  # noqa: SLF001  none is public
+            for _ in range(AGAIN):
+                lab.sync["node0"].write_text("/srv/spoilt", "more")
+                resets.append(_seconds(lab.sync.reset))
+                checkpoints.append(_seconds(partial(lab.portal.call_blocking, checkpoint)))
+                lab.sync.reset()  # the way in is a new one after a checkpoint
+    except BenchscaleError as error:
+        raise ContestantError(error.brief) from error
+    up, down, _ = _up_and_down(1)
+    return {
+        "libvirt.reset": resets,
+        "libvirt.checkpoint": checkpoints,
+        "libvirt.rebuild": [up + down],
+    }
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = perf_counter()
+    work()
+    return perf_counter() - begun
+
+
+def _topology(machines: int) -> Topology:
+    nodes = ", ".join(_NODE.format(n=number, image=_IMAGE) for number in range(machines))
+    return load_text(f"network: {{name: lan}}\nnodes: [{nodes}]")
 
 
 @contextmanager
@@ -110,4 +159,4 @@ def _delete(volume: str) -> None:
                 each.delete(0)
 
 
-JOBS = {"up": up}
+JOBS = {"up": up, "reset": reset}

@@ -131,7 +131,7 @@ class LabPlan:
     own mappings of image names; those of the nodes are resolved already. With `prepared`, a node
     may go on from the state in which an earlier one like it became ready. `files` is a directory for
     files of the lab's own, private to the user, which goes when the lab does; None where nothing of
-    the lab outlives our processes.
+    the lab outlives our processes. With `may_keep`, somebody may want it to be kept.
     """
 
     lab_id: str
@@ -146,6 +146,7 @@ class LabPlan:
     progress: Progress | None = field(default=None, compare=False)
     files: Path | None = None
     guest: bool = False
+    may_keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ def bring_up(
     """
     _check_name(name)
     topology = Topology.load(file, presets=presets)
-    options = LabOptions(images=images, title=name, progress=_show if sys.stderr.isatty() else None)
+    progress = _show if sys.stderr.isatty() else None
+    options = LabOptions(images=images, title=name, progress=progress, keep="always")
     with Portal() as portal:
         chosen = portal.call_blocking(
             registry.resolve, topology, backend or topology.backend or registry.AUTO, images

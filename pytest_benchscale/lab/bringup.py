@@ -140,6 +140,7 @@ class BringUp:
 
     async def _checkpoint(self, name: str) -> None:
         try:
+            await self._machines[name].let_go()  # the way in is none of the node's memory
             await self._context.ask(
                 lambda: self._backend.checkpoint(name),
                 deadline=CHECKPOINT_DEADLINE,

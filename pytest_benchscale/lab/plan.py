@@ -74,6 +74,7 @@ def build_plan(
         images=options.images,
         labels=owner_labels(),
         progress=options.progress,
+        may_keep=options.keep != "never" or options.reuse,
     )
 
 

@@ -6,9 +6,15 @@ brings up machines of its own, or needs much of one, runs only when it is asked 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+
 import pytest
 
+from pytest_benchscale import Lab
+from pytest_benchscale.backends.base import NodeStatus
 from pytest_benchscale.testing import BackendContract
+from pytest_benchscale.testing.base import PAIR
 from tests.daemons.guests import boot_reference
 from tests.daemons.needs import BOOTS_ARE_CHEAP, WHEN_ASKED_FOR
 
@@ -37,6 +43,32 @@ HEAVY = {
 class TestLibvirt(BackendContract):
     backend = "libvirt"
     image = IMAGE
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def pair(cls, _backend_under_test: None) -> Iterator[Lab]:
+        """Two machines, which remember how they were: they are up in every run."""
+        with cls.open_resettable(PAIR) as lab:
+            yield lab
+
+    async def test_a_pair_is_led_back_with_its_memory(self, pair: Lab) -> None:
+        alpha, beta = pair["alpha"], pair["beta"]
+        booted = "cat /proc/sys/kernel/random/boot_id"
+        boots = await pair.exec(booted, check=True)
+        await alpha.exec("echo more > /srv/more; setsid sleep 86399 &", check=True)
+        await beta.pause()
+        await pair.reset()
+        assert (await alpha.exec("ls /srv; pgrep -fx 'sleep 86399'")).stdout == ""
+        assert beta.status is NodeStatus.RUNNING
+        again = await pair.exec(booted, check=True)
+        assert {name: one.stdout for name, one in again.items()} == {
+            name: one.stdout for name, one in boots.items()
+        }
+        clocks = await pair.exec("date +%s", check=True)
+        assert all(abs(time.time() - int(one.stdout)) < 10 for one in clocks.values())
+        drawn = await pair.exec("cat /proc/sys/kernel/random/uuid", check=True)
+        assert len({one.stdout for one in drawn.values()}) == 2
+        assert await pair.reachability() == {"alpha": ["beta"], "beta": ["alpha"]}
 
     @staticmethod
     def put_off(test: pytest.Function) -> str | None:

@@ -33,6 +33,7 @@ from pytest_benchscale.backends.libvirt.failures import ENDED, told
 from pytest_benchscale.backends.libvirt.identity import image_id
 from pytest_benchscale.backends.libvirt.lab import LibvirtLab
 from pytest_benchscale.backends.libvirt.node import LibvirtNode
+from pytest_benchscale.backends.libvirt.site import Site
 from pytest_benchscale.backends.libvirt.storage import Storage
 from pytest_benchscale.backends.libvirt.vigil import Vigil
 from pytest_benchscale.backends.program_echoes import ProgramEchoes, Programs
@@ -60,6 +61,8 @@ _CAPABILITIES = frozenset(
         Capability.CLOUD_INIT,
         Capability.EXISTING,
         Capability.USERS,
+        Capability.RESET,
+        Capability.KEEP,
     }
 )
 
@@ -108,9 +111,7 @@ class LibvirtBackend:
         """Prepare storage, keys and the network by which we reach the guests; begin to listen to events."""
         connection = await self._reach()
         self._lab = LibvirtLab(connection, plan, await self._acceleration(connection))
-        self._vigil = Vigil(self.name, connection, self._nodes)
-        with told("the daemon sends no events", "open"):
-            await self._vigil.begin()
+        await self._listen(connection)
         await self._lab.open()
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
@@ -128,7 +129,7 @@ class LibvirtBackend:
         lab, existing = self._opened(), plan.spec.existing
         domain = existing or lab.names.domain(plan.name)
         node = self._nodes[plan.name] = LibvirtNode(plan, domain)
-        await (lab.use(node) if existing else lab.create(node))
+        await (lab.use(node) if existing else lab.guests.create(node))
         return lab.info(node)
 
     async def start_node(self, name: str) -> NodeInfo:
@@ -136,8 +137,8 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         await self._watching()
         if not node.is_alive:
-            await self._opened().end(node)
-            await self._opened().start(node)
+            await self._opened().guests.end(node)
+            await self._opened().guests.start(node)
         return node.info()
 
     async def stop_node(self, name: str, grace: float) -> None:
@@ -147,9 +148,9 @@ class LibvirtBackend:
         try:
             with told(f"stop of node {name!r} failed", "stop", name):
                 await self._ask(node, "shutdown")
-            with anyio.move_on_after(self._opened().patience(grace)):
+            with anyio.move_on_after(self._opened().guests.patience(grace)):
                 await node.ended.wait()
-            await self._opened().end(node)
+            await self._opened().guests.end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -160,7 +161,7 @@ class LibvirtBackend:
         node = self._own(name, Capability.STOP)
         before, node.status = node.status, NodeStatus.STOPPED
         try:
-            await self._opened().end(node)
+            await self._opened().guests.end(node)
         except BaseException:
             node.status = before if not node.ended.is_set() else node.status
             raise
@@ -191,8 +192,8 @@ class LibvirtBackend:
         node.lost(NodeDied(name, "it was removed"))
         if node.is_ours:
             await self._watching()
-            await self._opened().end(node)
-            await self._opened().delete(node)
+            await self._opened().guests.end(node)
+            await self._opened().guests.delete(node)
         self._nodes.pop(name, None)
 
     async def get_node(self, name: str) -> NodeInfo:
@@ -217,7 +218,7 @@ class LibvirtBackend:
         """Return what the node has written to its serial console."""
         if timestamps:
             raise NotSupported(self.name, Capability.LOG_TIMES)
-        return await self._opened().log(self._node(name))
+        return await self._opened().guests.log(self._node(name))
 
     async def has_netem(self) -> bool:
         """Return whether the kernel of the daemon's machine can, and those of machines that were there."""
@@ -253,27 +254,47 @@ class LibvirtBackend:
         }
 
     async def keep(self, until: float | None = None) -> Mapping[str, Any]:
-        """Leave the lab to itself."""
-        raise NotSupported(self.name, Capability.KEEP)
+        """Leave the lab to itself: its domains do not end with our connection."""
+        await self._watching()
+        state = await self._opened().keep(list(self._nodes.values()))
+        self._lab = None
+        return state
 
     async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
-        """Take over a lab that was kept."""
-        raise NotSupported(self.name, Capability.KEEP)
+        """Take over a lab that was kept, if its domains and networks are there, by UUID and labels."""
+        connection = await self._reach()
+        lab = LibvirtLab(connection, plan, await self._acceleration(connection))
+        await self._listen(connection)
+        for node in plan.nodes:
+            domain = node.spec.existing or lab.names.domain(node.name)
+            self._nodes[node.name] = LibvirtNode(node, domain)
+        try:
+            infos = await lab.adopt(list(self._nodes.values()), state)
+        except BaseException:
+            await lab.let_go()
+            self._nodes.clear()
+            raise
+        self._lab = lab
+        return infos
 
     async def checkpoint(self, name: str) -> None:
-        """Remember how a node is now."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Remember how a virtual machine is now, with its memory, in its disk."""
+        await self._opened().guests.checkpoint(self._own(name, Capability.RESET))
 
     async def reset_node(self, name: str) -> NodeInfo:
-        """Lead a node back to its checkpoint."""
-        raise NotSupported(self.name, Capability.RESET)
+        """Load the memory and the disk of the checkpoint, and let it go on from there."""
+        node = self._own(name, Capability.RESET)
+        await self._watching()
+        await self._opened().guests.reset(node)
+        return node.info()
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove the domains, networks and volumes that carry the labels of a lab, or its name."""
         connection = await self._reach()
-        await Storage.open(connection)  # else the volumes of before a restart are not seen
+        site = await Site.find(connection)  # else the volumes of before a restart are not seen
         with told(f"what lab {lab_id} has left cannot be removed", "delete"):
             await owned.remove(connection, owner, lab_id)
+            await site.shelf.sweep()
 
     async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return the domains, networks and volumes of a run."""
@@ -310,6 +331,11 @@ class LibvirtBackend:
         if self._connection is None:
             self._connection = await connect(self.name)
         return self._connection
+
+    async def _listen(self, connection: Connection) -> None:
+        self._vigil = Vigil(self.name, connection, self._nodes)
+        with told("the daemon sends no events", "open"):
+            await self._vigil.begin()
 
     async def _watching(self) -> None:
         if self._vigil is not None:

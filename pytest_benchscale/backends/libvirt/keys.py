@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import asyncssh
@@ -39,12 +40,20 @@ class LabKeys:
         else:
             self._directory = files / _DIRECTORY
             self._directory.mkdir(mode=0o700, exist_ok=True)
-        key = asyncssh.generate_private_key(_ALGORITHM, comment="benchscale")
-        self._login = key.export_private_key()
-        self._file = self._write(self._login)
-        self.public = key.export_public_key().decode().strip()
         self._host_keys: dict[str, HostKey] = {}
         self._kept: dict[str, tuple[GuestKeys, Path]] = {}
+
+    @cached_property
+    def _own(self) -> tuple[bytes, str, Path]:
+        """The key of ours that we make, both halves, and its file: once a guest is to let it in."""
+        key = asyncssh.generate_private_key(_ALGORITHM, comment="benchscale")
+        login = key.export_private_key()
+        return login, key.export_public_key().decode().strip(), self._write(login)
+
+    @property
+    def public(self) -> str:
+        """The public half of our key."""
+        return self._own[1]
 
     def host_key(self, node: str) -> HostKey:
         """Return the key that we make for a node, the same each time."""
@@ -59,15 +68,24 @@ class LabKeys:
         """Return the keys by which a node is reached."""
         if node in self._kept:
             return self._kept[node][0]
-        return GuestKeys(self._login, self.host_key(node).public)
+        return GuestKeys(self._own[0], self.host_key(node).public)
 
     def login_file(self, node: str) -> Path:
         """Return the file with the key that a node lets in."""
-        return self._kept[node][1] if node in self._kept else self._file
+        return self._kept[node][1] if node in self._kept else self._own[2]
 
     def take_over(self, node: str, keys: GuestKeys) -> None:
         """Use the keys that a node had before."""
         self._kept[node] = (keys, self._write(keys.login))
+
+    def find(self, node: str, file: str, host: str) -> None:
+        """Use the keys of a node that another process has kept: a file that is here, and the host's.
+
+        Raises:
+            OSError: it is not here.
+        """
+        path = self._directory / file
+        self._kept[node] = (GuestKeys(path.read_bytes(), host), path)
 
     def make_anew(self, node: str) -> None:
         """Use keys of our own for a node again."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv4Network, ip_network
-from typing import NamedTuple
+from ipaddress import IPv4Interface, IPv4Network, ip_address, ip_network
+from typing import Any, NamedTuple
 from xml.etree.ElementTree import fromstring
 
 import libvirt
@@ -108,6 +108,26 @@ class Networks:
             step="network",
             resolution="remove networks that nobody needs; `virsh net-list` shows libvirt's",
         )
+
+    def noted(self) -> dict[str, Any]:
+        """Return what `take_over` needs, as JSON has it."""
+        return {
+            "host": None if self.management_host is None else str(self.management_host),
+            "nodes": {name: str(address) for name, address in self.management.items()},
+        }
+
+    def take_over(self, noted: Mapping[str, Any]) -> Mapping[str, str]:
+        """Use the networks that another process has made; return what there has to be, in words."""
+        self.management_host = ip_address(noted["host"]) if noted["host"] else None
+        self.management = {name: IPv4Interface(address) for name, address in noted["nodes"].items()}
+        wanted = {
+            self._names.network(network.name): f"network {network.name!r}"
+            for network in self._plan.networks
+            if not self._is_there(network.name)
+        }
+        if self.management_host is not None:
+            wanted[self._names.management] = "the network for managing the guests"
+        return wanted
 
     async def delete(self, name: str) -> None:
         """Remove a network of the topology's, if it is there.

@@ -32,6 +32,10 @@ class LibvirtNode:
         self.transport: SshTransport | None = None
         self.is_set_up = False
         """Whether it was ready once: from then on it need not have cloud-init any more."""
+        self.has_checkpoint = False
+        """Whether its disk has a state to which it can be led back."""
+        self.outlives_us = False
+        """Whether its domain does not end with our connection."""
         self.stands_still_for_us = False
         """Whether we stop it for a moment: what is told of that changes nothing, until it goes on."""
         self.ended = anyio.Event()
@@ -67,9 +71,14 @@ class LibvirtNode:
         self._run = str(uuid.uuid4())
         return self._run
 
-    def adopt(self, run: str) -> None:
+    @property
+    def run(self) -> str:
+        """The UUID of the present run, or of the last."""
+        return self._run
+
+    def adopt(self, run: str, status: NodeStatus = NodeStatus.RUNNING) -> None:
         """Take note of a domain that runs already, by its UUID."""
-        self.status, self.reason = NodeStatus.RUNNING, None
+        self.status, self.reason = status, None
         self._run = run
 
     def happened(self, event: DomainEvent) -> None:

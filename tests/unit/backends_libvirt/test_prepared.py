@@ -238,12 +238,15 @@ class TestShelf:
 
 def test_keys_lie_in_the_labs_own_directory(tmp_path: Path) -> None:
     keys = LabKeys("0a", tmp_path)
-    (file,) = tmp_path.rglob("key-*")
-    assert keys.login_file("alpha") == file
+    file = keys.login_file("alpha")
+    assert [file] == list(tmp_path.rglob("key-*"))
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
     other = LabKeys("0a", tmp_path)  # of who takes the lab over
-    assert file.read_bytes() == keys.of("alpha").login != other.of("alpha").login
+    other.find("alpha", file.name, keys.of("alpha").host)
+    assert other.of("alpha") == keys.of("alpha")
+    assert other.login_file("alpha") == file
+    assert [file] == list(tmp_path.rglob("key-*"))
     keys.close()
     assert not list(tmp_path.iterdir())
 

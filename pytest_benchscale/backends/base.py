@@ -131,7 +131,8 @@ class LabPlan:
     own mappings of image names; those of the nodes are resolved already. With `prepared`, a node
     may go on from the state in which an earlier one like it became ready. `files` is a directory for
     files of the lab's own, private to the user, which goes when the lab does; None where nothing of
-    the lab outlives our processes. With `may_keep`, somebody may want it to be kept.
+    the lab outlives our processes. With `may_keep`, somebody may want it to be kept; a `guest` only visits
+    a kept lab.
     """
 
     lab_id: str

@@ -124,7 +124,10 @@ class Watching:
 
     def _send(self, lab_id: str, lab: _Watched) -> None:
         assert self._socket is not None  # noqa: S101  there is a process
-        descriptors = () if lab.entry is None else (lab.entry.fileno(),)
+        descriptor = -1 if lab.entry is None else lab.entry.fileno()
+        descriptors = (
+            () if descriptor < 0 else (descriptor,)
+        )  # what could not be struck off is let go
         channel.send(self._socket, {"lab": lab_id, "directory": str(lab.directory)}, descriptors)
 
     def _start(self) -> None:

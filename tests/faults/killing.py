@@ -119,6 +119,7 @@ def kill_sessions(
             left = session.wait_until_gone(PATIENCE)
             figures.kills[phase] += 1
             figures.seconds.append(time.monotonic() - began)
+            print(f"{number + 1}: {phase} + {pause:.3f} s: {figures.seconds[-1]:.2f} s", flush=True)
             if left:
                 figures.left += [f"{phase} + {pause:.3f} s: {thing}" for thing in left]
                 print("\n".join(figures.left[-len(left) :]), flush=True)

@@ -72,7 +72,16 @@ def test_the_list_tells_of_each_lab_how_it_is_with_it(
     assert head.split() == ["lab", "name", "backend", "nodes", "age", "standing", "owner", "until"]
     rows = {line.split()[0]: line for line in lines}
     assert rows["cafe0001"].split()[1:] == ["lan", "quantum", "2", "2", "h", "in", "use", "17"]
-    assert rows["cafe0002"].split()[1:] == ["lan", "quantum", "2", "1", "min", "left", "behind", "17"]
+    assert rows["cafe0002"].split()[1:] == [
+        "lan",
+        "quantum",
+        "2",
+        "1",
+        "min",
+        "left",
+        "behind",
+        "17",
+    ]
     assert " kept  " in rows["cafe0003"]
     assert "kept, and its time is over" in rows["cafe0004"]
     assert "cannot be read: a line of it cannot be read" in rows["cafe0005"]

@@ -49,6 +49,7 @@ LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "startup": pytest_jobs.startup,
 }
 BACKENDS = (LOCAL, *units.BACKENDS)
+ALL_JOBS = tuple(dict.fromkeys((*LOCAL_JOBS, *daemon_jobs.JOBS)))
 NAMES = tuple(dict.fromkeys((*contestants.FINDERS, *daemon.PEERS, *sshd.NAMES)))
 
 
@@ -87,8 +88,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--only",
-        type=names_of("job", LOCAL_JOBS),
-        default=list(LOCAL_JOBS),
+        type=names_of("job", ALL_JOBS),
+        default=list(ALL_JOBS),
         metavar="JOB,...",
         help=f"{', '.join(LOCAL_JOBS)}; of a container daemon: {', '.join(daemon_jobs.JOBS)}; "
         f"over ssh: {', '.join(ssh_jobs.JOBS)}; of virtual machines: {', '.join(vm_jobs.JOBS)}",

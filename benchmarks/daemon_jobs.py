@@ -11,7 +11,7 @@ from pathlib import Path
 from time import sleep
 
 from benchmarks.contestants import Contestant, ContestantError
-from benchmarks.daemon import CONTESTANTS, FLOOR, Daemon
+from benchmarks.daemon import CONTESTANTS, FLOOR, UPKEEP, Daemon
 from benchmarks.footprint import Footprint, containers_of, twins
 from benchmarks.jobs import BURST, Bench, Turn, one_node, payloads
 
@@ -21,6 +21,7 @@ EVERYWHERE = 50
 
 EXEC_SAMPLES = 100
 IDLE_NODES = 10
+UPKEPT_NODES = 10
 
 IDLE_SECONDS = 6.0
 """After that a node counts as idle: what it keeps for a moment after a command is gone."""
@@ -157,4 +158,23 @@ def memory(on: DaemonBench) -> None:
         on.bench.interleave(job, min(on.bench.repeat, 3), turns)
 
 
-JOBS = {"up": up, "exec": execute, "copy": copy, "memory": memory}
+def upkeep(on: DaemonBench) -> None:
+    """Measure leading a lab back beside building it anew, and taking a kept one over beside building it."""
+    job, backend, nodes = f"{on.backend} upkeep", on.backend, UPKEPT_NODES
+
+    def turn(contestant: Contestant) -> Samples:
+        measured = {}
+        for setup, kind in (("0", "plain"), ("1", "setup")):
+            measured[f"{backend}.rebuild.{nodes}.{kind}"] = contestant.ask("rebuild", nodes, setup)
+            measured[f"{backend}.reset.{nodes}.{kind}"] = contestant.ask("reset", nodes, setup)
+        measured[f"{backend}.build.{nodes}"] = contestant.ask("build", nodes)
+        measured[f"{backend}.reuse.{nodes}"] = contestant.ask("reuse")
+        return measured
+
+    with on.start(job, UPKEEP) as contestants:
+        if UPKEEP in contestants:
+            turns = {"ours": partial(turn, contestants[UPKEEP])}
+            on.bench.interleave(job, on.bench.repeat, turns)
+
+
+JOBS = {"upkeep": upkeep, "up": up, "exec": execute, "copy": copy, "memory": memory}

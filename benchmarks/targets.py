@@ -83,6 +83,22 @@ DOCKER = (
 )
 
 
+def _upkeep(backend: str) -> tuple[Target, ...]:
+    resets = (
+        Target(
+            f"{backend}.reset.10.{kind}",
+            0.5,
+            "<= 0.5 x a rebuild",
+            (f"{backend}.rebuild.10.{kind}", "ours"),
+        )
+        for kind in ("plain", "setup")
+    )
+    reuse = Target(
+        f"{backend}.reuse.10", 0.1, "<= 0.1 x building it", (f"{backend}.build.10", "ours")
+    )
+    return (*resets, reuse)
+
+
 LIBVIRT = (
     Target(
         "libvirt.up.1.first", 1.2, "<= 1.2 x what the guest needs", ("libvirt.up.1.first", "guest")
@@ -110,6 +126,8 @@ TARGETS = (
     *_footprint("docker"),
     *(_as_on_podman(target) for target in DOCKER),
     *_footprint("podman"),
+    *_upkeep("docker"),
+    *_upkeep("podman"),
     *SSH,
     *LIBVIRT,
 )

@@ -78,6 +78,8 @@ class PodmanBackend(DockerBackend):
                 "the backend 'docker', or a rootless Podman",
             )
         self._exemptions = Exemptions(plan.lab_id, [one.subnet for one in plan.networks])
+        if self._is_kept:
+            return  # who had the lab has added them
         try:
             await to_thread.run_sync(self._exemptions.add)
         except subprocess.CalledProcessError as error:
@@ -136,10 +138,11 @@ class PodmanBackend(DockerBackend):
 
     async def close(self) -> None:
         """Do the same as for Docker; a service of ours ends with its last lab."""
+        is_kept = self._is_kept
         try:
             await super().close()
         finally:
-            if self._exemptions is not None:
+            if self._exemptions is not None and not is_kept:
                 await to_thread.run_sync(self._exemptions.remove)
             if self._uses_service:
                 self._uses_service = False

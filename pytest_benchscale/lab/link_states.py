@@ -82,6 +82,7 @@ class LinkStates:
         self._applied: dict[Attachment, LinkState] = {}
         self._turn = asyncio.Lock()
         self._netem: bool | None = None
+        self._withdrawn = False
         self.cuts: dict[Cut, None] = {}
         self.worse: dict[Worse, None] = {}
 
@@ -190,6 +191,8 @@ class LinkStates:
 
     def state(self, attachment: Attachment) -> LinkState:
         """Return what shall act on a link."""
+        if self._withdrawn:
+            return NOTHING
         figures = self.figures(attachment)
         chosen = [
             worse.towards
@@ -235,6 +238,16 @@ class LinkStates:
             for attachment in [one for one in self._applied if one.node == node]:
                 del self._applied[attachment]
         await self.apply([node])
+
+    async def withdraw(self) -> None:
+        """Take away everything that acts, also what is declared, until `resume`."""
+        self._withdrawn = True
+        await self.apply()
+
+    async def resume(self) -> None:
+        """Undo `withdraw`."""
+        self._withdrawn = False
+        await self.apply()
 
     async def apply(self, nodes: Iterable[str] | None = None) -> None:
         """Make what acts on the links of the nodes (all) what shall act.

@@ -75,7 +75,13 @@ async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) 
     plan = build_plan(topology, record.backend, as_built, lab_id=record.lab_id)
     plan = replace(plan, labels=record.labels, files=entry.directory)
     lab = Lab(topology, registry.get(record.backend)(), portal=portal, options=as_built)
-    await lab.adopt(plan, await Registration.take_over(entry), kept)
+    registration = await Registration.take_over(entry)
+    try:
+        await lab.adopt(plan, registration, kept)
+    except BaseException:
+        if not lab.is_up:
+            await registration.keep(kept)  # as it was
+        raise
     return lab
 
 

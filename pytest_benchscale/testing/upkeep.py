@@ -83,7 +83,7 @@ with Portal() as portal:
     try:
         exec(steps)
     finally:
-        sync.down()
+        portal.call_blocking(lab.down)
 print(json.dumps(facts))
 """
 
@@ -317,7 +317,9 @@ def _nodes(lab: Lab) -> list[Node]:
 
 async def _files(node: Node) -> str:
     """Return what can be seen of the files that these tests change."""
-    look = "cat /etc/passwd; ls -ln /srv | sed 1d; stat -c '%a %u %n' /srv; ls /etc; cat /etc/hosts"
+    # The daemons of containers write the lines of /etc/hosts in any order.
+    hosts = r"grep -E '\s(alpha|beta)$' /etc/hosts | sort -u"
+    look = f"cat /etc/passwd; ls -ln /srv | sed 1d; stat -c '%a %u %n' /srv; ls /etc; {hosts}"
     return (await node.exec(look, check=True)).stdout
 
 

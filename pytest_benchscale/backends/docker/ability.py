@@ -30,6 +30,8 @@ CAPABILITIES = frozenset(
         Capability.USERS,
         Capability.PLATFORM,
         Capability.LOG_TIMES,
+        Capability.KEEP,
+        Capability.RESET,
     }
 )
 

@@ -21,9 +21,14 @@ from pytest_benchscale.backends.base import (
     NodeInfo,
     NodePlan,
     NodeStatus,
-    OwnedThing,
 )
-from pytest_benchscale.backends.docker import connection, failures, images, owned, routes, subnets
+from pytest_benchscale.backends.docker import (
+    checkpoint,
+    connection,
+    failures,
+    routes,
+    subnets,
+)
 from pytest_benchscale.backends.docker.ability import (
     CAPABILITIES,
     Ability,
@@ -35,18 +40,18 @@ from pytest_benchscale.backends.docker.containers import LAB_LABEL, NETWORK_LABE
 from pytest_benchscale.backends.docker.dialect import DOCKER, Dialect
 from pytest_benchscale.backends.docker.endpoints import Endpoint, find_docker
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
-from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.errand import Done, Errand
 from pytest_benchscale.backends.docker.links import Access
 from pytest_benchscale.backends.docker.network import wire
 from pytest_benchscale.backends.docker.node import DockerNode, nanoseconds
 from pytest_benchscale.backends.docker.removal import Remover
+from pytest_benchscale.backends.docker.upkeep import Upkeep
 from pytest_benchscale.backends.docker.vigil import Vigil
 from pytest_benchscale.errors import (
     BackendUnavailable,
     BenchscaleError,
     LabError,
     NodeDied,
-    NotSupported,
     SubnetTaken,
 )
 from pytest_benchscale.network.echo import Echoes
@@ -64,7 +69,7 @@ _JUST_NOW = "a network that is made or removed just now has it"
 _OVERLAPS = ("overlap", "already used")
 
 
-class DockerBackend:
+class DockerBackend(Upkeep):
     """Nodes as containers of a Docker daemon, on this machine or another."""
 
     name: ClassVar[str] = "docker"
@@ -84,7 +89,8 @@ class DockerBackend:
         self._access: Access | None = None
         self._vigil: Vigil | None = None
         self._nodes: dict[str, DockerNode] = {}
-        self._networks: dict[str, Errand] = {}
+        self._networks: dict[str, Errand | Done] = {}
+        self._is_kept = False
 
     async def connect(self) -> Engine:
         """Return a connection to the daemon; for backends that find theirs otherwise."""
@@ -148,7 +154,8 @@ class DockerBackend:
         request = wiring.request(labels)
         if engine.address.is_local and await subnets.is_routed(plan.subnet):
             await self._refuse_taken(plan)
-        self._networks[plan.name] = errand = Errand(engine, engine.client.create_network, **request)
+        errand = Errand(engine, engine.client.create_network, **request)
+        self._networks[plan.name] = errand
         try:
             identifier = await errand.identifier()
         except ApiError as error:
@@ -164,6 +171,7 @@ class DockerBackend:
 
     async def delete_network(self, name: str) -> None:
         """Remove a network."""
+        self._is_kept = False
         errand = self._networks.get(name)
         if errand is not None and (identifier := await errand.outcome()) is not None:
             await self._opened().remover.network(identifier)
@@ -224,6 +232,7 @@ class DockerBackend:
 
     async def delete_node(self, name: str) -> None:
         """Remove a container and what it has written."""
+        self._is_kept = False
         node = self._nodes.get(name)
         if node is None:
             return
@@ -232,6 +241,7 @@ class DockerBackend:
         node.lost(NodeDied(name, "it was removed"))
         if node.creation is not None and (made := await node.creation.outcome()) is not None:
             await self._opened().remover.container(made, paused=paused)
+        await checkpoint.discard(self._opened().remover, node)
         self._nodes.pop(name, None)
 
     async def get_node(self, name: str) -> NodeInfo:
@@ -275,40 +285,8 @@ class DockerBackend:
         """Return what leads another process to the same daemon."""
         return self._endpoint.environment() if self._endpoint else {}
 
-    async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
-        """Return what changes when an image does."""
-        return {}
-
-    async def keep(self) -> Mapping[str, Any]:
-        """Leave the lab to itself."""
-        raise NotSupported(self.name, Capability.KEEP)
-
-    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
-        """Take over a lab that was kept."""
-        raise NotSupported(self.name, Capability.KEEP)
-
-    async def checkpoint(self, name: str) -> None:
-        """Remember how a node is now."""
-        raise NotSupported(self.name, Capability.RESET)
-
-    async def reset_node(self, name: str) -> NodeInfo:
-        """Lead a node back to its checkpoint."""
-        raise NotSupported(self.name, Capability.RESET)
-
-    async def delete_owned(self, owner: str, lab_id: str) -> None:
-        """Remove the containers, networks and images that carry the labels of this run and this lab."""
-        engine = await self._reach()
-        with failures.told(f"what lab {lab_id} has cannot be listed", "gc"):
-            await owned.remove(engine, owner, lab_id)
-
-    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
-        """Return the containers, networks and images of a run."""
-        engine = await self._reach()
-        with failures.told("what the run has cannot be listed", "list"):
-            return await owned.listed(engine, owner)
-
     async def close(self) -> None:
-        """Remove what is left of the lab, also what no call has told of, and leave the daemon."""
+        """Remove what is left of the lab, unless it is kept, and leave the daemon."""
         engine, containers = self._engine, self._containers
         if self._vigil is not None:
             self._vigil.end()
@@ -318,8 +296,8 @@ class DockerBackend:
             if containers is not None:
                 for node in self._nodes.values():
                     node.lost(NodeDied(node.plan.name, "its lab is closed"))
-                await containers.remover.everything({LAB_LABEL: containers.lab.lab_id})
-                await images.discard(engine, containers.remover.ask)
+                if not self._is_kept:
+                    await self._remove_rest(containers)
             self._engine = self._containers = None
             self._nodes.clear()
             self._networks.clear()

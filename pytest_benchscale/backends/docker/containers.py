@@ -68,19 +68,27 @@ class Containers:
             LabError: that failed, or it ended at once; shows its last output.
         """
         plan = node.plan
-        image = await images.ensure(
-            self.engine,
-            plan.image,
-            directory=self.lab.directory,
-            platform=plan.spec.platform,
-            labels=self.labels,
-            progress=self.lab.progress,
-        )
-        node.image = image
-        config = self._config(plan, image, own_command=False)
+        node.image = image = await self.image(plan)
+        config = self._config(node, image)
         await self._create(node, config)
         if not plan.spec.command and await self._lacks_sleep(image, node):
-            await self._create_again(node, self._config(plan, image, own_command=True))
+            node.own_command = True
+            config = self._config(node, image)
+            await self._create_again(node, config)
+        await self._start_first(node, config)
+
+    async def create_from(self, node: DockerNode, image: str) -> None:
+        """Create a container of another image in the place of a node's, which is gone, and start it.
+
+        Raises:
+            LabError: that failed, or it ended at once.
+        """
+        config = self._config(node, image)
+        await self._create(node, config)
+        await self._start_first(node, config)
+
+    async def _start_first(self, node: DockerNode, config: dict[str, Any]) -> None:
+        """Start a container that was just created; without an init where there is none."""
         try:
             await self.start(node)
         except _NoInit:
@@ -88,6 +96,21 @@ class Containers:
             config["HostConfig"]["Init"] = False
             await self._create_again(node, config)
             await self.start(node)
+
+    async def image(self, plan: NodePlan) -> str:
+        """Return what a node's container is to be made of; it is there then.
+
+        Raises:
+            LabError: it cannot be had.
+        """
+        return await images.ensure(
+            self.engine,
+            plan.image,
+            directory=self.lab.directory,
+            platform=plan.spec.platform,
+            labels=self.labels,
+            progress=self.lab.progress,
+        )
 
     async def start(self, node: DockerNode, *, again: bool = False) -> None:
         """Start a container, and attach it to those networks that have to wait until then.
@@ -163,16 +186,16 @@ class Containers:
         text: str = await self.engine.call(read)
         return text
 
-    def _config(self, plan: NodePlan, image: str, *, own_command: bool) -> dict[str, Any]:
+    def _config(self, node: DockerNode, image: str) -> dict[str, Any]:
         return container_config(
-            plan,
+            node.plan,
             self.lab,
             self.wirings,
             image,
-            self.labels | {NODE_LABEL: plan.name},
+            self.labels | {NODE_LABEL: node.plan.name},
             ability=self.ability,
             dialect=self.dialect,
-            own_command=own_command,
+            own_command=node.own_command,
         )
 
     async def _create(self, node: DockerNode, config: dict[str, Any]) -> None:

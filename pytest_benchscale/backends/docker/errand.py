@@ -10,7 +10,7 @@ from typing import Any
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.errors import BackendUnavailable
 
-__all__ = ["Errand"]
+__all__ = ["Done", "Errand"]
 
 
 class Errand:
@@ -56,6 +56,21 @@ class Errand:
             return await asyncio.shield(self._task)
         except (ApiError, BackendUnavailable):
             return None
+
+
+class Done:
+    """The same of something that was created by another process."""
+
+    def __init__(self, identifier: str) -> None:
+        self._identifier = identifier
+
+    async def identifier(self) -> str:
+        """Return the id of what was created."""
+        return self._identifier
+
+    async def outcome(self) -> str | None:
+        """Return the id."""
+        return self._identifier
 
 
 def _look(task: asyncio.Future[str | None]) -> None:

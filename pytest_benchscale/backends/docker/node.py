@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import anyio
 
 from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
-from pytest_benchscale.backends.docker.errand import Errand
+from pytest_benchscale.backends.docker.errand import Done, Errand
 from pytest_benchscale.backends.docker.logs import Log
 from pytest_benchscale.errors import BenchscaleError, NodeDied
 from pytest_benchscale.network.link import Conduit
@@ -43,7 +43,12 @@ class DockerNode:
         self.container: str | None = None
         self.image = ""  # what the container was made of
         self.pid = 0  # of its main process, where the daemon counts them
-        self.creation: Errand | None = None
+        self.creation: Errand | Done | None = None
+        self.own_command = False  # it is idle, and runs what its image says
+        self.commit: Errand | None = None
+        self.checkpoint: str | None = (
+            None  # the image that has its files as they were when it was ready
+        )
         self.transport: ContainerTransport | None = None
         self.conduit: NodeConduit | None = None
         self.devices: Mapping[str, str] = {}

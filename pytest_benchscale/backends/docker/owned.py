@@ -17,7 +17,7 @@ from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.removal import Remover
 from pytest_benchscale.errors import BenchscaleError, LabError
 
-__all__ = ["listed", "remove"]
+__all__ = ["listed", "remove", "remove_images"]
 
 _RUN_LABEL = "benchscale.run"
 _OUR_IMAGES = "benchscale-"
@@ -77,6 +77,19 @@ async def remove(engine: Engine, owner: str, lab_id: str) -> None:
             step="gc",
             details="\n".join(errors),
         )
+
+
+async def remove_images(engine: Engine, remover: Remover, labels: Mapping[str, str]) -> None:
+    """Remove the images that were made for a lab, by whichever process that had it.
+
+    Raises:
+        ApiError, BackendUnavailable: that failed.
+    """
+    if _RUN_LABEL not in labels:
+        return
+    for thing in await listed(engine, labels[_RUN_LABEL], labels[LAB_LABEL]):
+        if thing.kind == "image":
+            await _remove(engine, remover, thing)
 
 
 async def _remove(engine: Engine, remover: Remover, thing: OwnedThing) -> None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
+import docker
 
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.errors import BackendUnavailable, LabError
@@ -36,6 +37,11 @@ class Remover:
         self._patience = PATIENCE * scale
         self._away_since: float | None = None
         self._unanswered = False
+
+    @property
+    def client(self) -> docker.APIClient:
+        """The daemon's, for `ask`."""
+        return self._engine.client
 
     async def container(self, identifier: str, *, paused: bool = False) -> None:
         """Remove a container, running or not, with its anonymous volumes; one that is gone is no error."""

@@ -9,21 +9,27 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
 from anyio import to_thread
 
-from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan
+from pytest_benchscale.backends.base import LabPlan, NetworkInfo, NetworkPlan, OwnedThing
 from pytest_benchscale.backends.docker import connection
 from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.backends.docker.diagnosis import PODMAN as PRODUCT
 from pytest_benchscale.backends.docker.dialect import PODMAN, Dialect
 from pytest_benchscale.backends.docker.endpoints import Endpoint
 from pytest_benchscale.backends.docker.engine import Engine
-from pytest_benchscale.backends.podman_firewall import Exemptions, can_exempt
+from pytest_benchscale.backends.podman_firewall import (
+    Exemptions,
+    can_exempt,
+    labs_with_rules,
+    remove_rules,
+)
 from pytest_benchscale.backends.podman_service import NotStarted, PodmanService
 from pytest_benchscale.errors import BackendUnavailable, LabError, NotSupported
 
@@ -112,6 +118,24 @@ class PodmanBackend(DockerBackend):
             return {"CONTAINER_HOST": "", **store}
         return {"CONTAINER_HOST": self._endpoint.url}
 
+    async def delete_owned(self, owner: str, lab_id: str) -> None:
+        """Do the same as for Docker; take out the lab's rules in the firewall of this machine."""
+        try:
+            await super().delete_owned(owner, lab_id)
+        finally:
+            if can_exempt():
+                with _firewall("gc"):
+                    await to_thread.run_sync(remove_rules, lab_id)
+
+    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
+        """Do the same as for Docker; of rules in the firewall only the lab is known, not the run."""
+        things = await super().list_owned(owner)
+        if owner is not None or not can_exempt():
+            return things
+        with _firewall("list"):
+            labs = await to_thread.run_sync(labs_with_rules)
+        return [*things, *(OwnedThing("firewall rule", f"of {lab}", lab) for lab in set(labs))]
+
     async def close(self) -> None:
         """Do the same as for Docker; a service of ours ends with its last lab."""
         is_kept = self._is_kept
@@ -134,6 +158,18 @@ class PodmanBackend(DockerBackend):
                 ) from error
             self._uses_service, self._path = True, path
         return Endpoint(f"unix://{self._path}", "started for this run")
+
+
+@contextmanager
+def _firewall(step: str) -> Iterator[None]:
+    """Have the failure of a block told as ours."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as error:
+        details = getattr(error, "stderr", None) or str(error)
+        raise LabError(
+            "the rules in the firewall cannot be looked at or changed", step=step, details=details
+        ) from error
 
 
 def find_podman(environment: Mapping[str, str] = os.environ) -> Endpoint | None:

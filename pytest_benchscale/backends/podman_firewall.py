@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 
 from pytest_benchscale.topology.addressing import IpNetwork
 
-__all__ = ["Exemptions", "can_exempt"]
+__all__ = ["Exemptions", "can_exempt", "labs_with_rules", "remove_rules"]
 
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 _SECONDS = 20
+_PREFIX = "benchscale-"  # of the comment; the lab's id follows
 
 
 def can_exempt() -> bool:
@@ -31,9 +33,8 @@ class Exemptions:
     """The rules for one lab; what they do blocks. `add` and `remove` may be called again."""
 
     def __init__(self, lab_id: str, subnets: Sequence[IpNetwork]) -> None:
-        self._comment = f"benchscale-{lab_id}"
+        self._lab_id = lab_id
         self._subnets = tuple(subnets)
-        self._added: list[tuple[str, ...]] = []
 
     def add(self) -> None:
         """Put the rules in.
@@ -42,31 +43,56 @@ class Exemptions:
             OSError, subprocess.SubprocessError: the firewall cannot be changed; `stderr` says why.
         """
         for tool, *rule in self._rules():
-            self._added.append((tool, *rule))
             _change(tool, "-I", rule)
 
     def remove(self) -> None:
-        """Take the rules out.
+        """Take the rules out, also those that another process has put in for this lab.
 
         Raises:
             OSError, subprocess.SubprocessError: the firewall cannot be changed; `stderr` says why.
         """
-        while self._added:
-            tool, *rule = self._added[-1]
-            if _holds(tool, rule):
-                _change(tool, "-D", rule)
-            self._added.pop()
+        remove_rules(self._lab_id)
 
     def _rules(self) -> Iterator[tuple[str, ...]]:
         for source, target in itertools.permutations(self._subnets, 2):
             if source.version == target.version:
                 words = ("POSTROUTING", "-s", str(source), "-d", str(target))
-                comment = ("-m", "comment", "--comment", self._comment)
+                comment = ("-m", "comment", "--comment", f"{_PREFIX}{self._lab_id}")
                 yield (_TOOLS[source.version], *words, *comment, "-j", "ACCEPT")
 
 
-def _holds(tool: str, rule: Sequence[str]) -> bool:
-    return _run(tool, "-C", rule).returncode == 0
+def labs_with_rules() -> list[str]:
+    """Return the ids of the labs that have rules, one for each rule.
+
+    Raises:
+        OSError, subprocess.SubprocessError: the firewall cannot be looked at; `stderr` says why.
+    """
+    return [lab_id for _, lab_id, _ in _standing()]
+
+
+def remove_rules(lab_id: str) -> None:
+    """Take out the rules of one lab.
+
+    Raises:
+        OSError, subprocess.SubprocessError: the firewall cannot be changed; `stderr` says why.
+    """
+    for tool, lab, rule in _standing():
+        if lab == lab_id:
+            _change(tool, "-D", rule)
+
+
+def _standing() -> list[tuple[str, str, list[str]]]:
+    """Return the rules of all labs: the tool, the lab, and the rule as it would be deleted."""
+    found = []
+    for tool in _TOOLS.values():
+        listing = _run(tool, "-S", ["POSTROUTING"])
+        listing.check_returncode()
+        for line in listing.stdout.splitlines():
+            words = shlex.split(line) if line.startswith("-A ") and _PREFIX in line else []
+            comment = words[words.index("--comment") + 1] if "--comment" in words else ""
+            if comment.startswith(_PREFIX):
+                found.append((tool, comment.removeprefix(_PREFIX), words[1:]))
+    return found
 
 
 def _change(tool: str, action: str, rule: Sequence[str]) -> None:

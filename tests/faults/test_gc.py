@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_benchscale.backends.podman_firewall import Exemptions, can_exempt, labs_with_rules
 from pytest_benchscale.cli import main
 from pytest_benchscale.lab.ledger import Entry, Ledger
 from pytest_benchscale.lab.owner import since_boot
@@ -185,6 +187,50 @@ def test_images_of_the_lab_go_and_those_made_of_its_nodes_stay(wreck: Wreck) -> 
         assert f"mine-{wreck.lab_id}" in left
     finally:
         wreck.client.images.remove(f"mine-{wreck.lab_id}")
+
+
+@pytest.mark.daemon("docker")
+def test_what_a_stranger_still_uses_is_told_and_the_rest_goes(
+    docker_wreck: Wreck, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = docker_wreck.lab_id
+    network = docker_wreck.network(f"lan-{lab}", docker_wreck.labels)
+    docker_wreck.container(f"one-{lab}", docker_wreck.labels, network=network.name).start()
+    guest = docker_wreck.container(f"guest-{lab}", {}, network=network.name)
+    guest.start()
+    docker_wreck.write_down().let_go()
+    assert main(["gc", "--yes"]) == 1
+    shown = capsys.readouterr().out
+    assert f"NOT removed: lab {lab} (wreck, docker)" in shown
+    assert f"guest-{lab} is still on it" in shown
+    assert docker_wreck.there() == {f"lan-{lab}", f"guest-{lab}"}
+    assert [found.lab_id for found in Ledger().labs()] == [lab]
+    guest.remove(force=True)
+    assert main(["gc", "--yes"]) == 0
+    assert docker_wreck.there() == set()
+
+
+@pytest.mark.daemon("podman")
+@pytest.mark.skipif(not can_exempt(), reason="the firewall cannot be changed here")
+def test_rules_of_the_firewall_go_with_their_lab_alone(own_ledger: Path) -> None:
+    wreck, other = Wreck("podman", None), Wreck("podman", None)
+    subnets = [
+        ip_network("10.251.0.0/24"),
+        ip_network("10.251.1.0/24"),
+        ip_network("fd00:251::/64"),
+    ]
+    for one in (wreck, other):
+        Exemptions(one.lab_id, subnets).add()
+    try:
+        assert labs_with_rules().count(wreck.lab_id) == 2
+        wreck.write_down().let_go()
+        assert main(["gc", "--yes"]) == 0
+        assert wreck.lab_id not in labs_with_rules()
+        assert labs_with_rules().count(other.lab_id) == 2
+    finally:
+        for one in (wreck, other):
+            Exemptions(one.lab_id, subnets).remove()
+    assert other.lab_id not in labs_with_rules()
 
 
 @pytest.mark.daemon("docker")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_benchscale.backends.docker.endpoints import find_docker
+from pytest_benchscale.backends.docker.endpoints import Endpoint, find_docker
+from pytest_benchscale.backends.podman import PodmanBackend, find_podman
 
 
 def context(home: Path, host: str, *, skip: bool, files: bool) -> dict[str, str]:
@@ -62,6 +63,23 @@ def test_a_context_is_written_down_as_what_it_leads_to(
     there = find_docker(here.environment())
     assert (there.url, there.certificates) == (here.url, here.certificates)
     assert (there.certificates is not None) == files
+
+
+def test_the_service_of_podman_is_written_down_and_one_of_our_own_as_its_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CONTAINERS_CONF", "/etc/mine.conf")
+    backend = PodmanBackend()
+    assert backend.place() == {}
+    backend._endpoint = Endpoint("unix:///run/podman/podman.sock", "the default")
+    place = backend.place()
+    assert place == {"CONTAINER_HOST": "unix:///run/podman/podman.sock"}
+    found = find_podman(place)
+    assert found is not None
+    assert found.url == place["CONTAINER_HOST"]
+    backend._uses_service = True  # its socket goes with us
+    assert backend.place()["CONTAINER_HOST"] == ""
+    assert backend.place()["CONTAINERS_CONF"] == "/etc/mine.conf"
 
 
 def test_the_default_is_written_down_as_its_socket(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_benchscale.lab.session import LabRequest
+    from pytest_benchscale.lab.request import LabRequest
 
 __all__ = [
     "HELP",
     "mark_of",
     "request_of",
+    "set_request",
     "use_lab",
     "wants_asyncio",
     "what_is_missing",
@@ -27,10 +28,11 @@ __all__ = [
 
 HELP = (
     (
-        "topology(*sources, backend=None): run the test in a lab of these topologies, each a .yaml "
-        "file or a Topology; several run the test once for each. The lab is the fixture `lab`."
+        "topology(*sources, backend=None, reset=None): run the test in a lab of these topologies, "
+        "each a .yaml file or a Topology; several run the test once for each. The lab is the fixture "
+        '`lab`; with reset="test" each test gets it as it was when first ready.'
     ),
-    "benchscale(*sources, backend=None): the same as topology, under a name of our own.",
+    "benchscale(*sources, backend=None, reset=None): the same as topology, under a name of our own.",
 )
 """How `pytest --markers` explains them."""
 
@@ -90,10 +92,16 @@ def request_of(item: pytest.Item) -> LabRequest | None:
     callspec = getattr(item, "callspec", None)
     if callspec is None or "lab" not in callspec.params:
         return None
-    from pytest_benchscale.lab.session import LabRequest  # noqa: PLC0415  it is there by now
+    from pytest_benchscale.lab.request import LabRequest  # noqa: PLC0415  it is there by now
 
     request = callspec.params["lab"]
     return request if isinstance(request, LabRequest) else None
+
+
+def set_request(item: pytest.Item, request: LabRequest) -> None:
+    """Let the item ask for another lab: pytest sets a fixture up anew when its parameter is another."""
+    if callspec := getattr(item, "callspec", None):
+        callspec.params["lab"] = request
 
 
 def why_without_lab(item: pytest.Item) -> str | None:

@@ -15,6 +15,8 @@ _OPTIONS = (
     ("backend", "NAME[,NAME...]", "run all labs on this backend; with several, once on each"),
     ("missing", "fail|skip", "whether a missing backend or machine fails its tests (default)"),
     ("keep", "never|failed|always", "which labs stay up after the session (default: never)"),
+    ("keep-for", "TIME", "how long such labs are kept, as in 30m, 8h or 2d (default: 8h)"),
+    ("reuse", None, "take over labs that the last session left clean, and leave ours to the next"),
     ("artifacts", "DIR", "leave each lab's topology, node logs and commands in this directory"),
     ("timeout-scale", "N", "multiply the deadlines of labs, on a slow machine (default: 1)"),
     ("conditions", "enforce|off", "whether network conditions are applied (default: enforce)"),
@@ -32,6 +34,9 @@ def add_to(parser: pytest.Parser) -> None:
     """Declare the options and the ini settings."""
     group = parser.getgroup("benchscale", "labs of real machines (pytest-benchscale)")
     for name, metavar, text in _OPTIONS:
+        if metavar is None:
+            group.addoption(f"--benchscale-{name}", action="store_true", help=text)
+            continue
         action = "append" if name == "image" else "store"
         group.addoption(f"--benchscale-{name}", metavar=metavar, action=action, help=text)
     for name, kind, text in _INI_SETTINGS:

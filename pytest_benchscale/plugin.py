@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Stop before the first test when labs shall be kept that cannot be."""
+    """Stop before the first test when labs shall be kept or reset that cannot be."""
     config = session.config
     if SESSION not in config.stash or config.option.collectonly or hasattr(config, "workerinput"):
         return
@@ -121,7 +121,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     from pytest_benchscale.errors import NotSupported
 
     try:
-        config.stash[SESSION].check_keep(filter(None, map(marks.request_of, session.items)))
+        config.stash[SESSION].check_abilities(filter(None, map(marks.request_of, session.items)))
     except NotSupported as error:
         raise _usage_error(error) from None
 
@@ -144,13 +144,15 @@ def pytest_report_collectionfinish(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse to run a marked test without its lab."""
+    """Refuse to run a marked test without its lab; give it the lab that it shall have."""
     from pytest_benchscale import marks
 
     if reason := marks.why_without_lab(item):
         pytest.fail(reason, pytrace=False)
-    if SESSION in item.config.stash:
-        item.config.stash[SESSION].begin_test()
+    if SESSION in item.config.stash and (
+        request := item.config.stash[SESSION].begin_test(marks.request_of(item))
+    ):
+        marks.set_request(item, request)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -164,9 +166,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Take back the faults that a test has left, after its fixtures had their turn, and warn of it."""
-    result = yield
-    if (labs := item.config.stash.get(SESSION, None)) and (warning := labs.heal(item.nodeid)):
-        item.warn(warning)
+    from pytest_benchscale import marks
+
+    if (labs := item.config.stash.get(SESSION, None)) is None:
+        return (yield)
+    with labs.ending_test(marks.request_of(item)):
+        result = yield
+        if warning := labs.heal(item.nodeid):
+            item.warn(warning)
     return result
 
 
@@ -176,7 +183,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     __tracebackhide__ = True
     from pytest_benchscale import marks, reporting, signals
     from pytest_benchscale.errors import BenchscaleError
-    from pytest_benchscale.lab.session import LabRequest
+    from pytest_benchscale.lab.request import LabRequest
 
     labs = _session(request.config)
     signals.listen(request.config)
@@ -207,6 +214,8 @@ def pytest_runtest_makereport(
     if request := marks.request_of(item):
         from pytest_benchscale import reporting
 
+        if report.failed:
+            item.config.stash[SESSION].fail(request)
         reporting.complete(report, item, call, item.config.stash[SESSION], request)
     return report
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pytest_benchscale.lab.ledger import state_directory
+
 __all__ = [
     "RUN",
     "Snapshot",
@@ -41,6 +43,7 @@ class Snapshot:
     links: frozenset[str] = field(default_factory=frozenset)
     files: frozenset[str] = field(default_factory=frozenset)
     cgroups: frozenset[str] = field(default_factory=frozenset)
+    labs: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
     def take(cls) -> Snapshot:
@@ -55,6 +58,7 @@ class Snapshot:
             links=frozenset(path.name for path in Path("/sys/class/net").iterdir()),
             files=frozenset(_files()),
             cgroups=frozenset(_cgroups()),
+            labs=frozenset(str(path) for path in (state_directory() / "labs").glob("*")),
         )
 
 

@@ -168,6 +168,25 @@ class Ledger:
                     os.close(descriptor)
         return None
 
+    def visit(self, lab_id: str) -> tuple[Entry, Kept] | None:
+        """Return a kept lab, locked so that others may visit it, too, but nobody can take or remove it.
+
+        None: it is held, gone, not kept, or cannot be read.
+        """
+        with suppress(OSError):
+            path = self._place(lab_id) / RECORD
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                entry = self._entry(lab_id, descriptor)
+                if entry is not None and entry.kept is not None:
+                    descriptor = -1
+                    return entry, entry.kept
+            finally:
+                if descriptor >= 0:
+                    os.close(descriptor)
+        return None
+
     def hold(self, lab_id: str, descriptor: int) -> Entry | None:
         """Return a lab whose open record another process has handed over, locked by it; None: it is not."""
         with suppress(OSError):

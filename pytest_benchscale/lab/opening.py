@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pytest_benchscale.backends import registry
+from pytest_benchscale.backends.base import LabPlan
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.ledger import Entry
 from pytest_benchscale.lab.options import LabOptions
@@ -18,7 +19,7 @@ from pytest_benchscale.lab.record import Kept
 from pytest_benchscale.lab.registration import Registration
 from pytest_benchscale.topology.model import Topology
 
-__all__ = ["attach", "opened", "opened_blocking"]
+__all__ = ["attach", "opened", "opened_blocking", "visit"]
 
 Source = Topology | str | os.PathLike[str]
 
@@ -64,17 +65,7 @@ async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) 
         BackendUnavailable: its backend cannot be used here and now.
         LabError: it is not whole any more; it is left as it was.
     """
-    record = entry.record
-    topology = record.topology()
-    as_built = replace(
-        options,
-        images=record.images,
-        conditions=record.conditions,
-        timeout_scale=record.timeout_scale,
-    )
-    plan = build_plan(topology, record.backend, as_built, lab_id=record.lab_id)
-    plan = replace(plan, labels=record.labels, files=entry.directory)
-    lab = Lab(topology, registry.get(record.backend)(), portal=portal, options=as_built)
+    lab, plan = _as_built(entry, portal, options)
     registration = await Registration.take_over(entry)
     try:
         await lab.adopt(plan, registration, kept)
@@ -83,6 +74,34 @@ async def attach(entry: Entry, kept: Kept, portal: Portal, options: LabOptions) 
             await registration.keep(kept)  # as it was
         raise
     return lab
+
+
+async def visit(entry: Entry, kept: Kept, portal: Portal) -> Lab:
+    """Return a lab that is kept, and stays so: `leave` is its end here. Called in the portal.
+
+    Raises:
+        BackendUnavailable, LabError: as `attach`.
+    """
+    lab, plan = _as_built(entry, portal, LabOptions())
+    await lab.adopt(replace(plan, guest=True), Registration(entry.record, None), kept)
+    return lab
+
+
+def _as_built(entry: Entry, portal: Portal, options: LabOptions) -> tuple[Lab, LabPlan]:
+    """Return the lab of a record, not yet up, and its plan as it was then."""
+    record = entry.record
+    topology = record.topology()
+    options = replace(
+        options,
+        images=record.images,
+        conditions=record.conditions,
+        timeout_scale=record.timeout_scale,
+        resettable=record.resettable,
+        title=record.title,
+    )
+    plan = build_plan(topology, record.backend, options, lab_id=record.lab_id)
+    plan = replace(plan, labels=record.labels, files=entry.directory)
+    return Lab(topology, registry.get(record.backend)(), portal=portal, options=options), plan
 
 
 async def _make(source: Source, backend: str | None, options: LabOptions, portal: Portal) -> Lab:

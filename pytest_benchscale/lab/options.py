@@ -33,9 +33,12 @@ class LabOptions:
     timeout_scale: float = 1.0
     images: Mapping[str, str] = field(default_factory=dict)
     keep: Literal["never", "failed", "always"] = "never"
+    keep_for: float = 8 * 3600.0
+    reuse: bool = False
     artifacts: Path | None = None
     prepared: bool = True
     taken: tuple[IpNetwork, ...] = ()
     progress: Progress | None = None
     leaving: Callable[[Findings], None] | None = None
     resettable: bool = False
+    title: str | None = None

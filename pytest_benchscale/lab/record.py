@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pytest_benchscale.backends.base import LabPlan
+from pytest_benchscale.lab.owner import since_boot
 from pytest_benchscale.topology.model import UNCHECKED, Topology
 
 __all__ = ["FORMAT", "Kept", "LabRecord"]
@@ -25,6 +27,7 @@ class LabRecord:
 
     `labels` are those on everything that is made for it. `place` holds the environment variables by which
     the backend finds the same daemon again. `subnets` go by network. `declared` is the topology as JSON.
+    `title` is a name that the user gave this one lab.
     `created` is in seconds since 1970, `booted` in seconds since the machine's boot.
     """
 
@@ -42,6 +45,8 @@ class LabRecord:
     images: Mapping[str, str] = field(default_factory=dict)
     conditions: Literal["enforce", "off"] = "enforce"
     timeout_scale: float = 1.0
+    resettable: bool = False
+    title: str | None = None
     format: int = FORMAT
 
     @classmethod
@@ -108,7 +113,7 @@ class Kept:
 
     `state` is the backend's own, for `adopt`; `image_ids` tell by node which contents its image had.
     `until` is in seconds since 1970, None: for ever. `dirty`: a test of it failed. `reuse`: the next
-    session may take it over.
+    session may take it over, if what it asks for has the same `fingerprint`.
     """
 
     state: Mapping[str, Any]
@@ -117,6 +122,7 @@ class Kept:
     until_booted: float | None = None  # the same since the boot: the clock may be set meanwhile
     dirty: bool = False
     reuse: bool = False
+    fingerprint: str | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Kept:
@@ -130,3 +136,9 @@ class Kept:
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
+
+    def lasting(self, seconds: float | None) -> Kept:
+        """Return the same until so many seconds from now; None: for ever."""
+        if seconds is None:
+            return replace(self, until=None, until_booted=None)
+        return replace(self, until=time.time() + seconds, until_booted=since_boot() + seconds)

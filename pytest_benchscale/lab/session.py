@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +21,11 @@ from pytest_benchscale.errors import (
     MachineMissing,
     NotSupported,
 )
+from pytest_benchscale.lab.outcome import Outcome
+from pytest_benchscale.lab.request import LabRequest
 from pytest_benchscale.lab.settings import Settings
-from pytest_benchscale.lab.sources import TopologySources, backend_of_mark
+from pytest_benchscale.lab.sources import TopologySources, backend_of_mark, reset_of_mark
+from pytest_benchscale.lab.succession import Succession
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.registry import Choice
@@ -51,48 +54,6 @@ class ProgressLine(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LabRequest:
-    """The parameter of a marked test: equal topology and backend give the same object.
-
-    `backend` may be `auto`; `index` is unique in the session.
-    """
-
-    topology: Topology
-    backend: str
-    index: int
-
-    def __str__(self) -> str:
-        return f"lab {self.topology.name!r} on backend {self.backend!r}"
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What a run has to tell at its end. Plain data: an xdist worker sends it to the controller."""
-
-    skipped: dict[str, int] = field(default_factory=dict)
-    teardown_errors: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def merge(self, other: Mapping[str, Any]) -> None:
-        """Add what a worker has to tell: its `LabSession.message`."""
-        self.skipped = dict(Counter(self.skipped) + Counter(other["skipped"]))
-        self.teardown_errors += other["teardown_errors"]
-        self.notes += [line for line in other["notes"] if line not in self.notes]
-
-    def sections(self, *, quiet: bool) -> Iterator[tuple[str, list[str]]]:
-        """Return titles and lines for the end of the report."""
-        if self.notes and not quiet:
-            yield "labs of the workers", self.notes
-        if self.skipped:
-            yield (
-                "skipped for want of a backend or a machine",
-                [f"{count} x {reason}" for reason, count in self.skipped.items()],
-            )
-        if self.teardown_errors:
-            yield "not taken down cleanly", self.teardown_errors
-
-
 class LabSession:
     """The labs of one run. Every method is called from the thread that runs the tests."""
 
@@ -101,9 +62,10 @@ class LabSession:
         self._progress = progress
         self.outcome = Outcome()
         self._sources = TopologySources(settings.search_path, settings.presets)
-        self._requests: dict[tuple[Topology, str], LabRequest] = {}
-        self._choices: dict[LabRequest, Choice | BackendUnavailable] = {}
-        self._failures: dict[LabRequest, str] = {}
+        self._requests: dict[tuple[Topology, str, bool], LabRequest] = {}
+        self._choices: dict[int, Choice | BackendUnavailable] = {}  # by the index of requests
+        self._failures: dict[int, str] = {}
+        self._succession = Succession(self._puts_aside, self._release)
         self._labs: dict[LabRequest, Lab] = {}
         self._used: dict[LabRequest, None] = {}
         self._portal: Portal | None = None
@@ -120,14 +82,15 @@ class LabSession:
         Raises:
             BenchscaleError: the mark, a file or a backend's name is wrong.
         """
-        of_mark = backend_of_mark(sources, keywords)
+        of_mark, reset = backend_of_mark(sources, keywords), reset_of_mark(keywords)
         topologies = [self._sources.get(source, test_file.parent) for source in sources]
         wanted = []
         for topology in topologies:
             backends = self._backends(topology, of_mark)
             for backend in backends:
                 request = self._requests.setdefault(
-                    (topology, backend), LabRequest(topology, backend, len(self._requests))
+                    (topology, backend, reset),
+                    LabRequest(topology, backend, len(self._requests), reset),
                 )
                 parts = [topology.name] * (len(topologies) > 1) + [backend] * (len(backends) > 1)
                 wanted.append((request, "-".join(parts)))
@@ -152,9 +115,11 @@ class LabSession:
         """
         __tracebackhide__ = True
         backend = self.choose(request)
-        self._check_keep(backend)
+        self._check_abilities(request, backend)
         try:
-            self._labs[request] = lab = self._live_pool().acquire(request.topology, backend)
+            self._labs[request] = lab = self._live_pool().acquire(
+                request.topology, backend, resettable=request.reset
+            )
         finally:
             if self._progress:
                 self._progress.end()
@@ -172,13 +137,27 @@ class LabSession:
             reason = "; ".join(str(error).splitlines())
             self.outcome.skipped[reason] = self.outcome.skipped.get(reason, 0) + 1
             return reason
-        first = self._failures.setdefault(request, test)
+        first = self._failures.setdefault(request.index, test)
         return str(error) if test == first else f"{request} is not there; see the error of {first}"
 
     def release(self, request: LabRequest) -> None:
-        """Take the lab down. What goes wrong with that is told at the end of the run."""
+        """Give the lab up. What goes wrong with that is told at the end of the run."""
+        if not self._succession.postpones(request):
+            self._release(request)
+
+    def _release(self, request: LabRequest) -> None:
         if self._pool and (lab := self._labs.pop(request, None)):
-            self._pool.release(lab)
+            past = self._succession
+            failed, clean = past.has_failed(request), past.is_clean(request)
+            self._pool.release(lab, failed=failed, clean=clean, used_on=past.went_on(request))
+
+    def _puts_aside(self, request: LabRequest) -> bool:
+        """Whether the next test gets another lab, since this one stays as a failed test has left it."""
+        from pytest_benchscale.lab.keeping import in_the_way  # noqa: PLC0415
+
+        if request not in self._labs or not self._live_pool().keeper.has_room():
+            return False
+        return in_the_way(request.topology, self.choose(request)) is None
 
     def choose(self, request: LabRequest) -> str:
         """Return the name of the backend; `auto` is decided once for each topology.
@@ -190,39 +169,40 @@ class LabSession:
 
         if request.backend != "auto":
             return request.backend
-        if request not in self._choices:
+        if request.index not in self._choices:
             try:
-                self._choices[request] = self._live_portal().call_blocking(
+                self._choices[request.index] = self._live_portal().call_blocking(
                     registry.choose, request.topology, self.settings.images
                 )
             except BackendUnavailable as error:
-                self._choices[request] = error
-        choice = self._choices[request]
+                self._choices[request.index] = error
+        choice = self._choices[request.index]
         if isinstance(choice, BackendUnavailable):
             raise choice
         return choice.name
 
-    def check_keep(self, requests: Iterable[LabRequest]) -> None:
-        """Check that labs can be kept where they shall be; a missing backend is no concern here.
+    def check_abilities(self, requests: Iterable[LabRequest]) -> None:
+        """Check that labs can be kept and reset where they shall be; a missing backend is no concern.
 
         Raises:
             NotSupported: they cannot.
         """
-        for request in dict.fromkeys(requests) if self.settings.keep != "never" else ():
-            with contextlib.suppress(BackendUnavailable):
-                self._check_keep(self.choose(request))
+        for request in dict.fromkeys(requests):
+            if self.settings.keep != "never" or request.reset:
+                with contextlib.suppress(BackendUnavailable):
+                    self._check_abilities(request, self.choose(request))
 
-    def _check_keep(self, backend: str) -> None:
+    def _check_abilities(self, request: LabRequest, backend: str) -> None:
         from pytest_benchscale.backends import registry  # noqa: PLC0415
         from pytest_benchscale.backends.base import Capability  # noqa: PLC0415
 
-        keep = self.settings.keep
-        if keep != "never" and Capability.KEEP not in registry.get(backend).capabilities:
-            raise NotSupported(
-                backend,
-                Capability.KEEP,
-                resolution=f"leave out --benchscale-keep={keep}, or name a backend that can",
-            )
+        can, keep = registry.get(backend).capabilities, self.settings.keep
+        if keep != "never" and Capability.KEEP not in can:
+            cure = f"leave out --benchscale-keep={keep}, or name a backend that can"
+            raise NotSupported(backend, Capability.KEEP, resolution=cure)
+        if request.reset and Capability.RESET not in can:
+            cure = f'leave reset="test" out of the mark of {request}, or name a backend that can'
+            raise NotSupported(backend, Capability.RESET, resolution=cure)
 
     def describe(self, requests: Iterable[LabRequest]) -> list[str]:
         """Return what there is to know before the labs run: what `auto` chose, what is not enforced."""
@@ -238,7 +218,7 @@ class LabSession:
             except BackendUnavailable as error:
                 facts.setdefault(f": {error.brief.splitlines()[0]}", []).append(topology.name)
                 continue
-            choice = self._choices.get(request)
+            choice = self._choices.get(request.index)
             if choice and not isinstance(choice, BackendUnavailable):
                 facts.setdefault(f" on {choice.why}", []).append(topology.name)
             for note in notes:
@@ -247,9 +227,34 @@ class LabSession:
         lines += filter(None, [leftovers()] if lines or self._requests else [])
         return [f"benchscale: {line}" for line in lines]
 
-    def begin_test(self) -> None:
-        """Note that a test begins: its commands are those that come from now on."""
+    def begin_test(self, request: LabRequest | None) -> LabRequest | None:
+        """Note that a test begins, and return what it shall ask for in place of what was planned.
+
+        Its commands are those that come from now on. A lab that is to be reset is so, unless it is new.
+
+        Raises:
+            BenchscaleError: it could not be reset. The next test gets a new one.
+        """
+        __tracebackhide__ = True
         self._test_started = time.time()
+        if request is None:
+            return None
+        request = self._succession.begin(request)
+        if request.reset and (lab := self._labs.get(request)):
+            try:
+                self._live_portal().call_blocking(lab.reset)
+            except BaseException:
+                self._succession.spend(request)
+                raise
+        return request
+
+    def fail(self, request: LabRequest) -> None:
+        """Note that a test has failed, in whichever phase."""
+        self._succession.fail(request)
+
+    def ending_test(self, request: LabRequest | None) -> AbstractContextManager[None]:
+        """Return the block in which the fixtures of a test are ended."""
+        return self._succession.ending(request)
 
     def begin_call(self) -> None:
         """Note that a test's fixtures are done: faults that are there now are not the test's own."""
@@ -275,7 +280,7 @@ class LabSession:
     def properties(self, request: LabRequest) -> dict[str, str]:
         """Return what tells a reader of the results in which lab a test ran, as far as there is one."""
         lab = self._labs.get(request)
-        choice = self._choices.get(request)
+        choice = self._choices.get(request.index)
         backend = lab.backend if lab else getattr(choice, "name", request.backend)
         found = {
             "benchscale.lab": lab.lab_id if lab else None,
@@ -323,14 +328,18 @@ class LabSession:
         return asdict(replace(self.outcome, notes=self.describe(self._used)))
 
     def close(self) -> None:
-        """Take down what is still up; `outcome` is complete then. Safe to call twice."""
-        pool, self._pool = self._pool, None
-        portal, self._portal = self._portal, None
+        """Give up what is still up; `outcome` is complete then. Safe to call twice."""
         try:
+            for request in [*self._labs]:
+                self._release(request)
+            pool, self._pool = self._pool, None
             if pool:
                 pool.close()
+                self.outcome.kept += pool.keeper.kept_lines()
+                self.outcome.reuse += pool.reuse.notes + pool.keeper.reuse_lines()
                 self.outcome.teardown_errors += map(str, pool.teardown_errors)
         finally:
+            portal, self._portal = self._portal, None
             if portal:
                 portal.close()
 
@@ -352,6 +361,8 @@ class LabSession:
                 timeout_scale=chosen.timeout_scale,
                 images=chosen.images,
                 keep=chosen.keep,
+                keep_for=chosen.keep_for,
+                reuse=chosen.reuse,
                 artifacts=chosen.artifacts,
                 progress=self._progress.show if self._progress else None,
                 leaving=self._take_leave,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError
+from pytest_benchscale.lab.durations import parse_duration
 
 __all__ = ["Conditions", "Keep", "Missing", "Prepared", "Settings", "check_backend"]
 
@@ -17,19 +18,23 @@ Missing = Literal["fail", "skip"]
 Keep = Literal["never", "failed", "always"]
 Conditions = Literal["enforce", "off"]
 Prepared = Literal["use", "off"]
+_KEEP_FOR = 8 * 3600.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of a run. `backends` replace those of mark and file, `default_backends` do not.
 
-    `search_path` holds the directories where topology files are looked for, after the test's own.
+    `keep_for` is in seconds. `search_path` holds the directories where topology files are
+    looked for, after the test's own.
     """
 
     backends: tuple[str, ...] = ()
     default_backends: tuple[str, ...] = ("auto",)
     missing: Missing = "fail"
     keep: Keep = "never"
+    keep_for: float = _KEEP_FOR
+    reuse: bool = False
     artifacts: Path | None = None
     timeout_scale: float = 1.0
     conditions: Conditions = "enforce"
@@ -47,6 +52,8 @@ class Settings:
         backend: str | None = None,
         missing: str | None = None,
         keep: str | None = None,
+        keep_for: str | None = None,
+        reuse: bool = False,
         artifacts: str | None = None,
         timeout_scale: str | None = None,
         conditions: str | None = None,
@@ -68,6 +75,10 @@ class Settings:
             default_backends=_backends("benchscale_backend", ini_backend or "auto"),
             missing=cast("Missing", _choice("missing", missing, ("fail", "skip"))),
             keep=cast("Keep", _choice("keep", keep, ("never", "failed", "always"))),
+            keep_for=_KEEP_FOR
+            if keep_for is None
+            else parse_duration("--benchscale-keep-for", keep_for),
+            reuse=reuse,
             artifacts=_directory(start, artifacts),
             timeout_scale=_scale(timeout_scale),
             conditions=cast("Conditions", _choice("conditions", conditions, ("enforce", "off"))),
@@ -83,6 +94,7 @@ class Settings:
             self._summary_of_backends(),
             "a missing backend skips" if self.missing == "skip" else "",
             f"labs are kept: {self.keep}" if self.keep != "never" else "",
+            "labs are reused" if self.reuse else "",
             f"timeouts x {self.timeout_scale:g}" if self.timeout_scale != 1 else "",
             "network conditions off" if self.conditions == "off" else "",
             "no prepared states" if self.prepared == "off" else "",

@@ -13,7 +13,9 @@ from pytest_benchscale.lab.settings import check_backend
 if TYPE_CHECKING:
     from pytest_benchscale.topology.model import Topology
 
-__all__ = ["TopologySources", "backend_of_mark"]
+__all__ = ["TopologySources", "backend_of_mark", "reset_of_mark"]
+
+_MARK = "@pytest.mark.topology(*sources, backend=None, reset=None)"
 
 
 def backend_of_mark(sources: Sequence[object], keywords: Mapping[str, Any]) -> str | None:
@@ -22,18 +24,32 @@ def backend_of_mark(sources: Sequence[object], keywords: Mapping[str, Any]) -> s
     Raises:
         BenchscaleError: they cannot be meant; one line.
     """
-    mark = "@pytest.mark.topology(*sources, backend=None)"
-    if unknown := sorted(set(keywords) - {"backend"}):
-        raise BenchscaleError(f"{mark} has no keyword {', '.join(map(repr, unknown))}")
+    if unknown := sorted(set(keywords) - {"backend", "reset"}):
+        raise BenchscaleError(f"{_MARK} has no keyword {', '.join(map(repr, unknown))}")
     if not sources:
-        raise BenchscaleError(f"{mark} needs a source: a topology file or a Topology")
+        raise BenchscaleError(f"{_MARK} needs a source: a topology file or a Topology")
     backend = keywords.get("backend")
     if backend is None:
         return None
     if not isinstance(backend, str):
-        raise BenchscaleError(f"{mark}: backend is a name, not {backend!r}")
-    check_backend(mark, backend)
+        raise BenchscaleError(f"{_MARK}: backend is a name, not {backend!r}")
+    check_backend(_MARK, backend)
     return backend
+
+
+def reset_of_mark(keywords: Mapping[str, Any]) -> bool:
+    """Return whether a mark wants the lab as it was when first ready, for each of its tests.
+
+    Raises:
+        BenchscaleError: its `reset` cannot be meant; one line.
+    """
+    reset = keywords.get("reset")
+    if reset not in (None, "test"):
+        raise BenchscaleError(
+            f'{_MARK}: reset is "test" (each test gets the lab as it was when first ready) '
+            f"or None, not {reset!r}"
+        )
+    return reset is not None
 
 
 class TopologySources:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +15,6 @@ from pytest_benchscale.lab.bringup import AT_ONCE, Created, first_of, placed, wa
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.faults import Faults
 from pytest_benchscale.lab.machine import Machine
-from pytest_benchscale.lab.owner import since_boot
 from pytest_benchscale.lab.portal import Portal, blocking, on_portal
 from pytest_benchscale.lab.record import Kept
 from pytest_benchscale.lab.registration import Registration
@@ -75,11 +74,19 @@ class Upkeep:
 
     @on_portal
     async def keep(
-        self, kept_for: float | None, *, dirty: bool = False, reuse: bool = False
+        self,
+        kept_for: float | None,
+        *,
+        dirty: bool = False,
+        reuse: bool = False,
+        fingerprint: str | None = None,
+        conditioned: bool = False,
     ) -> None:
         """Leave the lab running for whoever takes it over; this object is at its end then.
 
-        `kept_for` is in seconds, None: until somebody ends it. Faults and conditions are taken back.
+        `kept_for` is in seconds, None: until somebody ends it. Faults are taken back, and so are the
+        conditions of links, unless it stays `conditioned`: for one that will be visited, not taken over.
+        `fingerprint` tells what a lab must be asked for as, to be given this one.
 
         Raises:
             NotSupported: the backend cannot.
@@ -95,11 +102,13 @@ class Upkeep:
                 await self._faults.heal()
                 links = self._faults.links
                 try:
-                    # Whoever takes the lab over must know what acts on its links: nothing.
-                    await links.withdraw()
-                    await self._leave(plan, registration, kept_for, dirty=dirty, reuse=reuse)
+                    if not conditioned:  # whoever takes the lab over must know what acts: nothing
+                        await links.withdraw()
+                    kept = Kept({}, {}, dirty=dirty, reuse=reuse, fingerprint=fingerprint)
+                    await self._leave(registration, kept.lasting(kept_for))
                 except BaseException:
-                    await links.resume()
+                    if not conditioned:
+                        await links.resume()
                     raise
                 self._up = False
                 for machine in self._machines.values():
@@ -109,38 +118,55 @@ class Upkeep:
                 self._created.opened = False
                 await self._context.backend.close()
 
-    async def _leave(
-        self,
-        plan: LabPlan,
-        registration: Registration,
-        kept_for: float | None,
-        *,
-        dirty: bool,
-        reuse: bool,
-    ) -> None:
-        """Write down what the next owner needs."""
+    async def _leave(self, registration: Registration, kept: Kept) -> None:
+        """Let go of everything, and write down what the next owner needs."""
         backend, context = self._context.backend, self._context
-        image_ids = await context.ask(
-            lambda: backend.image_ids(plan), deadline=KEEP_DEADLINE, node=None, step="keep"
-        )
+        image_ids = await self.image_ids()
         for machine in self._machines.values():
             await machine.let_go()
-        state = await context.ask(backend.keep, deadline=KEEP_DEADLINE, node=None, step="keep")
-        now, booted = time.time(), since_boot()
-        await registration.keep(
-            Kept(
-                state=state,
-                image_ids=image_ids,
-                until=None if kept_for is None else now + kept_for,
-                until_booted=None if kept_for is None else booted + kept_for,
-                dirty=dirty,
-                reuse=reuse,
-            )
+        await registration.enter()
+        state = await context.ask(
+            lambda: backend.keep(kept.until_booted), deadline=KEEP_DEADLINE, node=None, step="keep"
+        )
+        await registration.keep(replace(kept, state=state, image_ids=image_ids))
+
+    @on_portal
+    async def image_ids(self) -> Mapping[str, str]:
+        """Return by node what changes when the contents of its image do, as it is now.
+
+        Raises:
+            LabError: the lab is not up.
+        """
+        plan, backend = self._plan, self._context.backend
+        if not self._up or plan is None:
+            raise LabError("the lab is not up: its images cannot be told", step="image ids")
+        return await self._context.ask(
+            lambda: backend.image_ids(plan), deadline=KEEP_DEADLINE, node=None, step="image ids"
         )
 
     @on_portal
+    async def leave(self) -> None:
+        """Let go of a kept lab that was only visited: it stays as it is, and kept."""
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                if not self._up:
+                    return
+                self._up = False
+                for machine in self._machines.values():
+                    await machine.let_go()
+                    machine.info = None
+                backend = self._context.backend
+                await self._context.ask(
+                    backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
+                )
+                self._created.nodes.clear()
+                self._created.networks.clear()
+                self._created.opened = False
+                await backend.close()
+
+    @on_portal
     async def adopt(self, plan: LabPlan, registration: Registration, kept: Kept) -> None:
-        """Become the lab that another process has kept.
+        """Become the lab that another process has kept; for a guest, what acts on its links stays.
 
         Raises:
             LabError: it is not whole any more; nothing was changed.
@@ -165,7 +191,8 @@ class Upkeep:
                 self._machines[node.name].plan = node
             for info in infos:
                 await self._machines[info.name].adopt(info)
-            await self._faults.links.resume()
+            if not plan.guest:
+                await self._faults.links.resume()
             self._begun = self._up = True
 
 
@@ -222,3 +249,4 @@ class SyncUpkeep:
     _wrapped: Lab
 
     reset = blocking(Upkeep.reset)
+    keep = blocking(Upkeep.keep)

@@ -211,7 +211,7 @@ class FakeBackend:
     async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
         return {node.name: f"id of {node.image}" for node in plan.nodes}
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         await self.script.step("keep")
         self._open = False
         return {"kept": self._lab}
@@ -233,6 +233,11 @@ class FakeBackend:
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         await self.script.step("delete_owned", lab_id)
+        self.script.open_labs -= lab_id in {lab for lab, _ in self.script.nodes}
+        for key in [key for key in self.script.nodes if key[0] == lab_id]:
+            del self.script.nodes[key]
+        for key in [key for key in self.script.networks if key[0] == lab_id]:
+            del self.script.networks[key]
 
     async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         return []

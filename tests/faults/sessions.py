@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytest_benchscale.lab.ledger import state_directory
 from tests.machine import RUN
 
 __all__ = ["NOBODY", "ROOT_OF_PROJECT", "interpreter_for_nobody", "start", "wait_for_output"]
@@ -33,6 +34,8 @@ def start(
         "HOME": str(cwd),
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",
+        # Another user cannot enter ours, and has his own in the home above.
+        **({"BENCHSCALE_STATE_DIR": str(state_directory())} if user is None else {}),
         **RUN,
         **(env or {}),
     }

@@ -115,6 +115,7 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
 def suite(pytester, monkeypatch):
     path = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    monkeypatch.setenv("BENCHSCALE_STATE_DIR", str(pytester.path / "state"))
     monkeypatch.delenv("CI", raising=False)  # with it, pytest's summary repeats whole messages
     monkeypatch.setattr(registry, "names", registry.names)  # what `recording.only` changes
     yield Suite(pytester)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from pytest_benchscale import BackendUnavailable
 from pytest_benchscale.backends import registry
-from pytest_benchscale.errors import MachineMissing
+from pytest_benchscale.backends.base import Capability
+from pytest_benchscale.errors import MachineMissing, SubnetTaken
 from tests.fake_backend import FakeBackend, Script
 
 NAMES = (
@@ -23,7 +24,11 @@ NAMES = (
     "sticky",  # cannot delete the node `server`
     "pulling",  # has to fetch images first
     "talking",  # its nodes have said thirty lines
+    "lasting",  # keeps and resets
+    "sharing",  # the same, where labs share the addresses of one machine
+    "once",  # keeps, but cannot reset the node `server`
 )
+LASTING = ("lasting", "sharing", "once")
 STEP = "pulling it: {} of 2 layers"
 
 
@@ -57,9 +62,35 @@ class RecordingBackend(FakeBackend):
             for layers in range(3):
                 plan.progress(STEP.format(layers))
 
+    async def create_network(self, plan):
+        if self.shares_addresses and any(
+            plan.subnet.overlaps(other.subnet) for other in self.script.networks.values()
+        ):
+            raise SubnetTaken(plan.name, plan.subnet, "it is there already")
+        return await super().create_network(plan)
+
     async def create_node(self, plan):
         self.record(f"creating {plan.name}")
         return await super().create_node(plan)
+
+    async def reset_node(self, name):
+        self.record(f"resetting {name}")
+        return await super().reset_node(name)
+
+    async def keep(self, until: float | None = None):
+        state = await super().keep(until)
+        self.record(f"keep {self._recorded}")
+        self._recorded = None
+        return state
+
+    async def adopt(self, plan, state):
+        self._recorded = plan.name
+        self.record(f"adopt {plan.name}")
+        return await super().adopt(plan, state)
+
+    async def delete_owned(self, owner, lab_id):
+        self.record(f"remove {lab_id}")
+        await super().delete_owned(owner, lab_id)
 
     def transport(self, name):
         self.record(f"entering {name}")
@@ -96,7 +127,12 @@ def register(events):
             script.delay("delete_node server", 1)
         elif name == "sticky":
             script.fail("delete_node server", OSError(16, "stuck"))
+        elif name == "once":
+            script.fail("reset_node server", OSError(5, "its disk is gone"))
         members = {"name": name, "script": script, "events": events}
+        if name in LASTING:
+            members["capabilities"] = frozenset(Capability)
+            members["shares_addresses"] = name == "sharing"
         registry.register(name, type("Recording", (RecordingBackend,), members))
 
 

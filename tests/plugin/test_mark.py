@@ -46,7 +46,7 @@ def test_both_names_of_the_mark_do_the_same(suite, alias):
 
 def test_the_marks_are_documented(suite):
     suite.run("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.topology(*sources, backend=None)*", "@pytest.mark.benchscale(*"]
+        ["@pytest.mark.topology(*sources, backend=None, reset=None)*", "@pytest.mark.benchscale(*"]
     )
 
 

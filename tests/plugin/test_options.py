@@ -288,6 +288,9 @@ class TestTheOthers:
         ("--benchscale-backend=fake,", "no backend is named in *"),
         ("--benchscale-missing=skp", "'skp' is none of fail, skip; did you mean 'skip'[?]"),
         ("--benchscale-keep=yes", "'yes' is none of never, failed, always"),
+        ("--benchscale-keep-for=8", "'8' is not a time of up to a year, such as 30m, 8h or 2d"),
+        ("--benchscale-keep-for=0h", "'0h' is not a time of up to a year*"),
+        ("--benchscale-keep-for=1000d", "'1000d' is not a time of up to a year*"),
         ("--benchscale-conditions=on", "'on' is none of enforce, off"),
         ("--benchscale-prepared=of", "'of' is none of use, off; did you mean 'off'?"),
         ("--benchscale-timeout-scale=fast", "'fast' is not a number above 0"),
@@ -327,7 +330,7 @@ def test_the_options_are_in_the_help(suite):
     result = suite.run("--help")
     for name in (
         *("backend", "missing", "keep", "artifacts", "timeout-scale", "image", "conditions"),
-        "prepared",
+        *("prepared", "keep-for", "reuse"),
     ):
         result.stdout.fnmatch_lines([f"  --benchscale-{name}*"])
     for name in ("backend", "topology_path", "presets"):

@@ -252,7 +252,7 @@ class LibvirtBackend:
             if node.spec.existing is None
         }
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself."""
         raise NotSupported(self.name, Capability.KEEP)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from pytest_benchscale.backends import registry
+from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import BackendUnavailable, LabError
+from pytest_benchscale.lab.ledger import Ledger, Standing
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.pool import Pool
 from pytest_benchscale.lab.portal import Portal
@@ -23,7 +26,8 @@ TWO = Topology.from_dict({"metadata": {"name": "two"}, "nodes": [{"name": "b"}]}
 
 
 @pytest.fixture(autouse=True)
-def _backends(script: Script) -> Iterator[None]:
+def _backends(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("BENCHSCALE_STATE_DIR", str(tmp_path))
     for name in ("fake", "other"):
         registry.register(name, make_backend(script, name))
     yield
@@ -117,13 +121,15 @@ def test_auto_is_resolved(pool: Pool, script: Script, monkeypatch: pytest.Monkey
 def test_a_lab_is_kept_when_that_was_asked_for(
     portal: Portal, script: Script, *, keep: Keep, failed: bool, is_kept: bool
 ) -> None:
+    registry.register("fake", make_backend(script, capabilities=frozenset(Capability)))
     pool = Pool(portal, LabOptions(keep=keep))
     lab = pool.acquire(ONE, "fake")
     pool.release(lab, failed=failed)
-    assert lab.is_up is is_kept
-    assert (pool.kept == [lab]) is is_kept
+    assert not lab.is_up
+    assert [found.standing for found in Ledger().labs()] == [Standing.KEPT] * is_kept
+    assert bool(pool.keeper.kept_lines()) is is_kept
+    assert ("keep" in script.done) is is_kept
     assert script.is_clean is not is_kept
-    portal.call_blocking(lab.down)
 
 
 class Interrupted(BaseException):

@@ -1,0 +1,30 @@
+"""Sessions that are killed at random moments leave nothing; `scripts/kill-nine` kills hundreds."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.faults.killing import PHASES, kill_sessions
+
+SEED = random.SystemRandom().randrange(10**6)
+
+
+@pytest.mark.parametrize(
+    ("backend", "kills", "phases"),
+    [
+        ("local", 12, PHASES),
+        pytest.param("docker", 6, PHASES, marks=pytest.mark.daemon("docker")),
+        pytest.param("podman", 6, PHASES, marks=pytest.mark.daemon("podman")),
+        # A machine takes long to boot, and is there before it has: so that is when they are killed.
+        pytest.param("libvirt", 3, ("create",), marks=pytest.mark.daemon("libvirt")),
+    ],
+)
+def test_killed_sessions_leave_nothing_and_harm_nobody(
+    backend: str, kills: int, phases: tuple[str, ...]
+) -> None:
+    figures = kill_sessions(backend, kills, SEED, phases=phases)
+    print(figures)
+    assert figures.left == []
+    assert figures.harmed == []

@@ -14,6 +14,7 @@ from pytest_benchscale.lab.opening import attach
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
 from tests.contract.docker_labs import containers, daemon, topology
+from tests.daemons.images import reference
 
 pytestmark = pytest.mark.daemon("docker")
 
@@ -88,9 +89,13 @@ async def test_published_ports_answer_after_a_reset():
                 pass
 
 
-async def test_a_node_with_a_volume_of_its_image_is_refused_when_it_is_to_be_reset():
-    with pytest.raises(LabError, match="in a volume") as caught:
-        async with resettable("nodes: [{name: db}]", image="postgres"):
+async def test_a_node_with_a_volume_of_its_image_is_refused_when_it_is_to_be_reset(tmp_path):
+    recipe = tmp_path / "db" / "Dockerfile"
+    recipe.parent.mkdir()
+    recipe.write_text(f"FROM {reference('debian')}\nVOLUME /data\n")
+    declared = topology("nodes: [{name: db, image: 'build:./db'}]", tmp_path)
+    with pytest.raises(LabError, match="keeps /data in a volume") as caught:
+        async with Lab.open(declared, backend="docker", options=LabOptions(resettable=True)):
             pass
     assert caught.value.node == "db"
     assert caught.value.step == "checkpoint"

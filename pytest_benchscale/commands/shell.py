@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_benchscale.errors import BenchscaleError
@@ -52,7 +52,7 @@ def _shell(options: argparse.Namespace) -> int:
             node = there[name]
             if options.json:
                 return _answer(node, options)
-            run = _on_terminal if sys.stdin.isatty() else _on_streams
+            run = _on_terminal if os.isatty(0) else _on_streams
             code = run(node, options)
     except Interrupted as interrupted:
         return interrupted.exit_code

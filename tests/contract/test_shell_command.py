@@ -116,7 +116,7 @@ class ShellCommand:
         script = "tty; echo to stderr >&2; exit 5\n"
         done = self.ask(command, "alpha", given=script)
         assert (done.returncode, done.stdout, done.stderr) == (5, "not a tty\n", "to stderr\n")
-        done = self.ask(command, "--json", "alpha", "--", "echo", "--user")
+        done = self.ask(command, "alpha", "--json", "--", "echo", "--user")
         assert done.stdout == '{"returncode": 0, "stdout": "--user\\n", "stderr": ""}\n'
 
     def test_wrong_words_are_answered_in_words(self, command: list[str]) -> None:

@@ -25,6 +25,7 @@ from benchmarks import (
     ssh_jobs,
     sshd,
     units,
+    upkeep_jobs,
     vm_jobs,
 )
 from benchmarks.contestants import Contestant, ContestantError
@@ -45,6 +46,7 @@ LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "exec": jobs.execute,
     "copy": jobs.copy,
     "faults": fault_jobs.faults,
+    "upkeep": upkeep_jobs.upkeep,
     "memory": pytest_jobs.memory,
     "startup": pytest_jobs.startup,
 }

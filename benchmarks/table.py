@@ -27,6 +27,7 @@ TITLES: dict[str, str] = {
     "cut.10.healed": "... healed",
     "cut.attested.10": "partition of 10 nodes, measured",
     "cut.attested.10.healed": "... healed, measured",
+    "reset.10": "10 nodes led back to how they were, beside down and up",
     "exec": "exec of `true`, one after the other",
     "exec.50": "exec of `true`, 50 at once",
     "copy.1MiB": "copy in, 1 MiB",

@@ -56,6 +56,7 @@ LOCAL = (
     Target("copy.files", 1.2, "<= 1.2 x tar", ("copy.files", "tar")),
     Target("limited.50", 1.15, "<= 1.15 x without", ("limited.50", "unlimited")),
     Target("cut.10", 0.02, "<= 20 ms"),
+    Target("reset.10", 0.15, "<= 150 ms"),
     Target("memory.process", 60.0, "<= 60 MiB"),
     Target("memory.node", 4.0, "<= 4 MiB"),
     Target("startup.collect.added", 0.015, "<= 15 ms"),

@@ -56,6 +56,17 @@ class Ours:
         network = "{name: lan, subnet: 10.100.0.0/16, conditions: {bandwidth_kbps: 100000}}"
         return await self.bring_up(f"{nodes}-limited", topology(int(nodes), network))
 
+    async def up_resettable(self, nodes: str) -> list[float]:
+        from pytest_benchscale.lab.options import LabOptions  # noqa: PLC0415  (as below)
+
+        options = LabOptions(resettable=True)
+        return await self.bring_up(nodes, self.topology(int(nodes)), options)
+
+    async def reset(self) -> list[float]:
+        start = perf_counter()
+        await self.lab.reset()
+        return [perf_counter() - start]
+
     async def cut(self, attest: str) -> list[float]:
         names = list(self.lab.nodes)
         half = len(names) // 2
@@ -66,13 +77,15 @@ class Ours:
             start = perf_counter()
         return [begun, perf_counter() - start]
 
-    async def bring_up(self, name: str, text: str) -> list[float]:
+    async def bring_up(
+        self, name: str, text: str, options: LabOptions | None = None
+    ) -> list[float]:
         path = self.directory / f"{name}.yaml"
         path.write_text(text)
         start = perf_counter()
         from pytest_benchscale import Lab  # noqa: PLC0415  (its import is part of the first figure)
 
-        context = Lab.open(path, backend=self.backend, options=self.options())
+        context = Lab.open(path, backend=self.backend, options=options or self.options())
         self.lab = await context.__aenter__()
         elapsed = perf_counter() - start
         self.context = context
@@ -127,7 +140,7 @@ class Ours:
 async def work(ours: Ours) -> None:
     verbs = (ours.up, ours.up_limited, ours.cut, ours.down, ours.exec, ours.burst, ours.everywhere)
     try:
-        await serve(*verbs, ours.put, ours.get, ours.remove)
+        await serve(*verbs, ours.up_resettable, ours.reset, ours.put, ours.get, ours.remove)
     finally:
         await ours.down()  # where a run was interrupted: containers do not end with this process
 

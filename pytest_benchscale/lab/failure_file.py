@@ -191,7 +191,9 @@ def _get_back_in(failure: Failure, findings: Findings | None, settings: Settings
     if findings and findings.is_up and not findings.gone and settings.keep != "never":
         lines = [f"benchscale shell {findings.lab_id} {node.name}" for node in findings.nodes]
         return {"kept": True, "commands": lines}
-    words = ["pytest", failure.test, "--benchscale-keep=failed"]
+    words = ["pytest", failure.test]
+    if findings and findings.is_up:  # what could not be brought up cannot be kept
+        words.append("--benchscale-keep=failed")
     if findings and settings.backends:
         words.append(f"--benchscale-backend={findings.backend}")
     return {"kept": False, "commands": [shlex.join(words)]}

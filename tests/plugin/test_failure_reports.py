@@ -225,6 +225,7 @@ class TestArtifacts:
         ours = content["errors"][-1]
         assert ours["type"] == "LabError"
         assert (ours["node"], ours["step"]) == ("server", "create")
+        assert "--benchscale-keep" not in str(content["get_back_in"])
         assert "no room" in ours["brief"]
         assert {node["state"] for node in content["nodes"]} <= {
             *("did not come up", "running", "not created")

@@ -143,8 +143,12 @@ class Ledger:
         """
         try:
             self._prepare()
-            with suppress(FileNotFoundError):  # see `_enter`: that happens once, if at all
-                return self._enter(record)
+            deadline = time.monotonic() + _LOOKS
+            while time.monotonic() < deadline:
+                # What is not written to its end may be cleared by another process: see `_enter`.
+                with suppress(FileNotFoundError, FileExistsError):
+                    return self._enter(record)
+                time.sleep(_PAUSE)
             return self._enter(record)
         except OSError as error:
             raise LabError(
@@ -300,7 +304,7 @@ class Ledger:
             return None  # it was struck off meanwhile
         if locked:
             return Found(lab_id, Standing.LIVE, record, None)
-        if not contents.begun and {path.name for path in place.iterdir()} <= {RECORD}:
+        if not contents.begun and _has_no_files(place):
             return Found(lab_id, Standing.UNMADE, None, None)
         if record is None or problem:
             return Found(lab_id, Standing.BROKEN, record, None, problem)
@@ -310,6 +314,14 @@ class Ledger:
 
 
 _OPEN = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _has_no_files(place: Path) -> bool:
+    """Return whether there is nothing beside a record, or not even the directory any more."""
+    try:
+        return {path.name for path in place.iterdir()} <= {RECORD}
+    except FileNotFoundError:
+        return True
 
 
 def _standing_of(kept: Kept | None) -> Standing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -80,11 +81,13 @@ async def find_nodes(containers: Containers, state: Mapping[str, Any]) -> dict[s
         ]
         nodes = {}
         if not complaints:
-            for node in plan.nodes:
-                kept = state["nodes"][node.name]
-                known = await containers.inspect(kept["container"])
-                complaints += _changes(containers, node, kept, known)
-                nodes[node.name] = _found(node, kept, known)
+            kept = [state["nodes"][node.name] for node in plan.nodes]
+            all_known = await asyncio.gather(
+                *(containers.inspect(one["container"]) for one in kept)
+            )
+            for node, one, known in zip(plan.nodes, kept, all_known, strict=True):
+                complaints += _changes(containers, node, one, known)
+                nodes[node.name] = _found(node, one, known)
     if complaints:
         raise LabError(
             f"the lab {plan.name!r} ({plan.lab_id}) is not whole any more: {complaints[0]}",

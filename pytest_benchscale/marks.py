@@ -14,12 +14,13 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_benchscale.lab.request import LabRequest
+    from pytest_benchscale.lab.session import LabSession
 
 __all__ = [
     "HELP",
+    "begin_test",
     "mark_of",
     "request_of",
-    "set_request",
     "use_lab",
     "wants_asyncio",
     "what_is_missing",
@@ -98,10 +99,12 @@ def request_of(item: pytest.Item) -> LabRequest | None:
     return request if isinstance(request, LabRequest) else None
 
 
-def set_request(item: pytest.Item, request: LabRequest) -> None:
-    """Let the item ask for another lab: pytest sets a fixture up anew when its parameter is another."""
-    if callspec := getattr(item, "callspec", None):
-        callspec.params["lab"] = request
+def begin_test(item: pytest.Item, labs: LabSession | None) -> None:
+    """Let the item ask for the lab that it shall have: maybe another one than was planned."""
+    callspec = getattr(item, "callspec", None)
+    request = labs.begin_test(request_of(item)) if labs else None
+    if request is not None and callspec is not None:
+        callspec.params["lab"] = request  # pytest sets the fixture up anew when that is another
 
 
 def why_without_lab(item: pytest.Item) -> str | None:

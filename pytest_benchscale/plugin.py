@@ -149,10 +149,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
     if reason := marks.why_without_lab(item):
         pytest.fail(reason, pytrace=False)
-    if SESSION in item.config.stash and (
-        request := item.config.stash[SESSION].begin_test(marks.request_of(item))
-    ):
-        marks.set_request(item, request)
+    marks.begin_test(item, item.config.stash.get(SESSION, None))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -249,5 +246,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if labs := config.stash.get(SESSION, None):
         from pytest_benchscale import reporting
 
-        sections = labs.outcome.sections(quiet=config.get_verbosity() < 0)
-        reporting.show(terminalreporter, sections)
+        reporting.show(terminalreporter, labs.outcome.sections(quiet=config.get_verbosity() < 0))

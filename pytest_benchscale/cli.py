@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pytest_benchscale import __version__
 from pytest_benchscale.commands import basics, inventory, labs, shell
+from pytest_benchscale.commands.arguments import CommandParser
 from pytest_benchscale.errors import BenchscaleError
 
 __all__ = ["main"]
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchscale", description="Labs of real machines.")
     parser.add_argument("--version", action="version", version=f"benchscale {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
     for module in (basics, inventory, labs, shell):
         module.add_to(commands)
     return parser

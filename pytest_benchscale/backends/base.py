@@ -146,6 +146,7 @@ class LabPlan:
     progress: Progress | None = field(default=None, compare=False)
     files: Path | None = None
     may_keep: bool = False
+    guest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,9 +344,11 @@ class Backend(Protocol):
         """Return by node what changes when the contents of its image do; of an open lab."""
         ...
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself: let go of everything, end nothing. Needs `Capability.KEEP`.
 
+        `until` is in seconds since the machine's boot: a backend whose labs can end by themselves has them
+        end then, if nobody uses them. A guest's call leaves that as it is.
         Return what `adopt` needs beside the plan, as JSON has it. `close` ends nothing any more then.
         """
         ...

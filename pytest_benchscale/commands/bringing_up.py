@@ -54,7 +54,7 @@ def bring_up(
         try:
             portal.call_blocking(lab.up)
             facts = _facts(lab, time.time() + seconds)
-            lab.sync.keep(seconds)
+            lab.sync.keep(seconds, conditioned=True)
         except BaseException:
             if lab.is_up:
                 portal.call_blocking(lab.down)

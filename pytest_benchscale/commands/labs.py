@@ -53,6 +53,9 @@ def add_to(commands: Any) -> None:
     logs = commands.add_parser("logs", help="show what a node of a kept lab has said")
     logs.add_argument("lab", metavar="LAB")
     logs.add_argument("node", metavar="NODE")
+    logs.add_argument(
+        "-f", "--follow", action="store_true", help="go on until the node ends, or Ctrl-C"
+    )
     logs.set_defaults(run=_logs)
 
     cp = commands.add_parser("cp", help="copy files to or from a node: LAB:NODE:/path")
@@ -186,6 +189,10 @@ def _exec(options: argparse.Namespace) -> int:
 def _logs(options: argparse.Namespace) -> int:
     from pytest_benchscale.commands.whereabouts import visiting
 
+    if options.follow:
+        from pytest_benchscale.commands.following import follow
+
+        return follow(options.lab, options.node, as_json=options.json)
     with visiting(options.lab) as lab:
         text = lab.sync[options.node].logs()
     if options.json:

@@ -22,6 +22,7 @@ _WHY_NOT = {
         "wait until its session ends; a lab is kept with --benchscale-keep or `benchscale up`",
     ),
     Standing.LEFT: ("was left behind by a session that died", "remove it: `benchscale gc --yes`"),
+    Standing.UNMADE: ("was never made", "remove it: `benchscale gc --yes`"),
     Standing.BROKEN: ("cannot be read from the ledger", "look at its record by hand"),
 }
 

@@ -84,7 +84,13 @@ class Keeper:
         if not (kept or reuse):
             return False
         seconds = self._options.keep_for
-        lab.sync.keep(seconds, dirty=not fate.clean, reuse=reuse, fingerprint=fate.fingerprint)
+        lab.sync.keep(
+            seconds,
+            dirty=not fate.clean,
+            reuse=reuse,
+            fingerprint=fate.fingerprint,
+            conditioned=not reuse,
+        )
         one = _KeptLab(
             lab.lab_id, lab.name, lab.backend, tuple(lab.nodes), time.time() + seconds, str(fate)
         )

@@ -17,7 +17,13 @@ from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.history import CommandRecord
 from pytest_benchscale.results import ExecResult
 from pytest_benchscale.transports import execution
-from pytest_benchscale.transports.base import Command, RunningCommand, Transport
+from pytest_benchscale.transports.base import (
+    Command,
+    RunningCommand,
+    Terminal,
+    TerminalSize,
+    Transport,
+)
 
 __all__ = ["Machine", "last_lines"]
 
@@ -169,6 +175,14 @@ class Machine:
             return await (await self.way_in(step)).start(command, stdin=stdin)
         except NodeDied as exc:
             raise await self.explain(exc, step) from None
+
+    async def open_terminal(self, command: Command, size: TerminalSize, term: str) -> Terminal:
+        """Start a command on a terminal of its own."""
+        self._require_user(command)
+        try:
+            return await (await self.way_in("terminal")).open_terminal(command, size, term)
+        except NodeDied as exc:
+            raise await self.explain(exc, "terminal") from None
 
     async def run(
         self,

@@ -25,9 +25,11 @@ from pytest_benchscale.lab.node_faults import NodeFaults
 from pytest_benchscale.lab.portal import on_portal
 from pytest_benchscale.lab.process import Process
 from pytest_benchscale.lab.streaming import Read, Write, stream
+from pytest_benchscale.lab.terminal import SHELL_SCRIPT, NodeTerminal
 from pytest_benchscale.results import ExecResult
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec
+from pytest_benchscale.transports.base import TerminalSize
 
 if TYPE_CHECKING:
     from pytest_benchscale.lab.sync import SyncNode
@@ -184,13 +186,28 @@ class Node(NodeFaults):
         cwd: str | PurePath | None = None,
         user: str | int | None = None,
     ) -> int:
-        """Run a command, hand its streams through as they come, and return its exit code.
-
-        The three functions are called in the lab's own loop.
-        """
+        """Run a command, its streams handed through in the lab's own loop; return its exit code."""
         __tracebackhide__ = True
         _, built = build_command(command, env, cwd, user)
         return await stream(self._machine, built, read, out, err)
+
+    def terminal(
+        self,
+        command: CommandLike | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | PurePath | None = None,
+        user: str | int | None = None,
+        size: tuple[int, int] = (24, 80),
+        term: str = "xterm-256color",
+    ) -> NodeTerminal:
+        """Return a terminal with a command on it, else with a shell: `async with` opens and closes it.
+
+        `size` is in rows and columns.
+        """
+        __tracebackhide__ = True
+        _, built = build_command(SHELL_SCRIPT if command is None else command, env, cwd, user)
+        return NodeTerminal(self._machine, built, TerminalSize(*size), term)
 
     @on_portal
     async def put(self, local: str | os.PathLike[str], remote: str | PurePath) -> None:

@@ -79,15 +79,24 @@ class Registration:
             await to_thread.run_sync(WATCHING.done, self.record.lab_id)
             self._entry = None
 
+    async def enter(self) -> None:
+        """Write a lab down that would have ended with our processes: it is about to be kept.
+
+        Raises:
+            LabError: it cannot be written down.
+        """
+        if self._entry is None:
+            self._entry = await to_thread.run_sync(Ledger().enter, self.record)
+
     async def keep(self, kept: Kept) -> None:
         """Leave the lab as it is, for whoever takes it over.
 
         Raises:
             LabError, OSError: that cannot be written down.
         """
-        if self._entry is None:
-            self._entry = await to_thread.run_sync(Ledger().enter, self.record)
-        entry = self._entry
+        await self.enter()
+        if (entry := self._entry) is None:
+            return
         await to_thread.run_sync(lambda: entry.note("kept", **kept.to_json()))
         await to_thread.run_sync(WATCHING.release, entry)
         self._entry = None

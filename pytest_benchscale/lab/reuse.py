@@ -18,7 +18,7 @@ from pytest_benchscale.backends import registry
 from pytest_benchscale.backends.base import Backend
 from pytest_benchscale.errors import BenchscaleError, SubnetTaken
 from pytest_benchscale.lab.lab import Lab
-from pytest_benchscale.lab.ledger import Entry, Found, Ledger, Standing
+from pytest_benchscale.lab.ledger import Found, Ledger, Standing
 from pytest_benchscale.lab.opening import attach
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
@@ -141,53 +141,58 @@ class Reuse:
         entry = await to_thread.run_sync(self._ledger.take, one.lab_id)
         if entry is None:
             return False  # another session was faster
-        name = f"lab {one.record.name!r} on {one.record.backend!r} ({one.lab_id})"
         try:
-            lab = await self._checked(entry, one.kept, options)
+            lab = await attach(entry, one.kept, self._portal, options)
         except BenchscaleError as error:
-            self.notes.append(f"{name} was not reused: {'; '.join(str(error).splitlines())}")
-            await self._remove(entry, name)
+            self._tell(one, f"was not reused: {error}")
+            await self._end(one, None)
             return False
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._remove(entry, name)
-            raise
-        if isinstance(lab, str):
-            self.notes.append(f"{name} was not reused: {lab}")
-            return False
-        found(lab)
-        self.notes.append(f"{name} was reused")
-        return True
-
-    async def _checked(self, entry: Entry, kept: Kept, options: LabOptions) -> Lab | str:
-        """Return a kept lab, ours now, or why it was taken down.
-
-        Raises:
-            BenchscaleError: it is not whole any more.
-        """
-        lab = await attach(entry, kept, self._portal, options)
-        if await lab.image_ids() != kept.image_ids:
+        found(lab)  # from now on it is given up like any other
+        try:
+            why = await _why_not(lab, one.kept)
+        except BenchscaleError as error:
+            why = str(error)
+        if why is None:
+            self._tell(one, "was reused")
+            return True
+        self._tell(one, f"was not reused: {why}")
+        try:
             await lab.down()
-            return "an image has changed since"
-        if options.resettable:
-            await lab.reset()
-        return lab
-
-    async def _end(self, one: _Candidate, why: str) -> bool:
-        entry = await to_thread.run_sync(self._ledger.take, one.lab_id)
-        name = f"lab {one.record.name!r} on {one.record.backend!r} ({one.lab_id})"
-        if entry is None or not await self._remove(entry, name):
-            return False
-        self.notes.append(f"{name} was taken down: {why}")
-        return True
-
-    async def _remove(self, entry: Entry, name: str) -> bool:
-        try:
-            await remove(entry)
         except BenchscaleError as error:
-            self.notes.append(f"{name} was not removed: {'; '.join(str(error).splitlines())}")
+            self._tell(one, f"was not taken down cleanly: {error}")
+        return False
+
+    def _tell(self, one: _Candidate, what: str) -> None:
+        name = f"lab {one.record.name!r} on {one.record.backend!r} ({one.lab_id})"
+        self.notes.append(f"{name} {'; '.join(what.splitlines())}")
+
+    async def _end(self, one: _Candidate, why: str | None) -> bool:
+        """Remove a lab, unless somebody has it; `why` is told."""
+        entry = await to_thread.run_sync(self._ledger.take, one.lab_id)
+        if entry is None:
             return False
+        try:
+            with anyio.CancelScope(shield=True):
+                await remove(entry)
+        except BenchscaleError as error:
+            self._tell(one, f"was not removed: {error}")
+            return False
+        if why is not None:
+            self._tell(one, f"was taken down: {why}")
         return True
+
+
+async def _why_not(lab: Lab, kept: Kept) -> str | None:
+    """Return why a lab that is whole is of no use, None when it is; lead it back where tests rely on that.
+
+    Raises:
+        BenchscaleError: it could not be led back.
+    """
+    if await lab.image_ids() != kept.image_ids:
+        return "an image has changed since"
+    if lab.options.resettable:
+        await lab.reset()
+    return None
 
 
 def _candidate(found: Found, backend: str) -> _Candidate | None:

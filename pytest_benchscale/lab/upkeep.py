@@ -80,10 +80,12 @@ class Upkeep:
         dirty: bool = False,
         reuse: bool = False,
         fingerprint: str | None = None,
+        conditioned: bool = False,
     ) -> None:
         """Leave the lab running for whoever takes it over; this object is at its end then.
 
-        `kept_for` is in seconds, None: until somebody ends it. Faults and conditions are taken back.
+        `kept_for` is in seconds, None: until somebody ends it. Faults are taken back, and so are the
+        conditions of links, unless it stays `conditioned`: for one that will be visited, not taken over.
         `fingerprint` tells what a lab must be asked for as, to be given this one.
 
         Raises:
@@ -100,12 +102,13 @@ class Upkeep:
                 await self._faults.heal()
                 links = self._faults.links
                 try:
-                    # Whoever takes the lab over must know what acts on its links: nothing.
-                    await links.withdraw()
+                    if not conditioned:  # whoever takes the lab over must know what acts: nothing
+                        await links.withdraw()
                     kept = Kept({}, {}, dirty=dirty, reuse=reuse, fingerprint=fingerprint)
                     await self._leave(registration, kept.lasting(kept_for))
                 except BaseException:
-                    await links.resume()
+                    if not conditioned:
+                        await links.resume()
                     raise
                 self._up = False
                 for machine in self._machines.values():
@@ -156,11 +159,14 @@ class Upkeep:
                 await self._context.ask(
                     backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
                 )
+                self._created.nodes.clear()
+                self._created.networks.clear()
+                self._created.opened = False
                 await backend.close()
 
     @on_portal
     async def adopt(self, plan: LabPlan, registration: Registration, kept: Kept) -> None:
-        """Become the lab that another process has kept.
+        """Become the lab that another process has kept; for a guest, what acts on its links stays.
 
         Raises:
             LabError: it is not whole any more; nothing was changed.

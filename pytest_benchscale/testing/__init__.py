@@ -21,7 +21,7 @@ What a backend cannot do at all belongs into its `capabilities`: the tests of a 
 missing there prove that asking for it raises `NotSupported`, naming backend and capability.
 
 Besides that Python the image needs a POSIX shell, the usual small tools (cat, head, sleep, stat,
-setsid, ...) and `getent`. The suite is asynchronous and brings the marks for pytest-asyncio; its
+setsid, stty, tty, ...) and `getent`. The suite is asynchronous and brings the marks for pytest-asyncio; its
 labs are class-scoped and shared by all tests that leave them as they were.
 
 The parts, in the order in which a new backend can be made to pass them:
@@ -29,6 +29,7 @@ The parts, in the order in which a new backend can be made to pass them:
     commands    exec: streams, input, exit codes, arguments, many at once
     deadlines   what a timeout and a cancellation end
     processes   background processes
+    terminals   commands and shells on terminals: sizes, job control, ends
     files       copying, reading and writing
     isolation   what a node cannot see and reach
     networks    names, addresses, reach
@@ -50,7 +51,7 @@ import pytest
 _PARTS = (
     *("base", "bringup", "commands", "deadlines", "faults", "files"),
     *("isolation", "lifecycle", "networks", "node_faults", "probing", "processes", "rates"),
-    *("upkeep", "waits"),
+    *("terminals", "upkeep", "waits"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -65,6 +66,7 @@ from pytest_benchscale.testing.networks import NetworkContract  # noqa: E402
 from pytest_benchscale.testing.node_faults import NodeFaultContract  # noqa: E402
 from pytest_benchscale.testing.probing import ProbeContract  # noqa: E402
 from pytest_benchscale.testing.processes import ProcessContract  # noqa: E402
+from pytest_benchscale.testing.terminals import TerminalContract  # noqa: E402
 from pytest_benchscale.testing.upkeep import UpkeepContract  # noqa: E402
 from pytest_benchscale.testing.waits import WaitContract  # noqa: E402
 
@@ -81,6 +83,7 @@ __all__ = [
     "NodeFaultContract",
     "ProbeContract",
     "ProcessContract",
+    "TerminalContract",
     "UpkeepContract",
     "WaitContract",
 ]
@@ -98,6 +101,7 @@ class BackendContract(
     NetworkContract,
     IsolationContract,
     FileContract,
+    TerminalContract,
     ProcessContract,
     DeadlineContract,
     CommandContract,

@@ -9,9 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["ByteReader", "ByteWriter", "Command", "Launcher", "RunningCommand", "Transport"]
+__all__ = [
+    "ByteReader",
+    "ByteWriter",
+    "Command",
+    "Launcher",
+    "RunningCommand",
+    "Terminal",
+    "TerminalSize",
+    "Transport",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,49 @@ class RunningCommand(Protocol):
         ...
 
 
+class TerminalSize(NamedTuple):
+    """How many characters a terminal shows."""
+
+    rows: int
+    columns: int
+
+
+class Terminal(Protocol):
+    """A command inside a node on a terminal of its own, which is its controlling one, until `aclose`."""
+
+    async def receive(self) -> bytes:
+        """Return what the terminal shows next, never empty.
+
+        Raises:
+            anyio.EndOfStream: the command has ended, and all of it was received.
+        """
+        ...
+
+    async def send(self, data: bytes) -> None:
+        """Type something.
+
+        Raises:
+            anyio.BrokenResourceError: the terminal is gone, most likely since the command has ended.
+        """
+        ...
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Tell the terminal how large it is now; nothing happens when the command has ended."""
+        ...
+
+    async def wait(self) -> int:
+        """Return the exit code once the command has ended; as `RunningCommand.wait`.
+
+        Raises:
+            NodeDied: the node ended first.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Hang up. A command that has not ended is killed, with everything that it has started."""
+        ...
+
+
 class Launcher(Protocol):
     """Whatever can start commands in a node."""
 
@@ -118,6 +170,14 @@ class Transport(Launcher, Protocol):
     File operations raise `OSError` with the node's own errno and path; `Node` makes a `LabError`
     of it.
     """
+
+    async def open_terminal(self, command: Command, size: TerminalSize, term: str) -> Terminal:
+        """Start a command on a terminal of its own; `term` is the terminal's kind, as in `$TERM`.
+
+        Raises:
+            NodeDied: the node is gone.
+        """
+        ...
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a directory tree into the node: `cp -a` rules for the target."""

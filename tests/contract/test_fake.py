@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_benchscale.backends import registry
-from pytest_benchscale.testing import BackendContract
+from pytest_benchscale.testing import BackendContract, TerminalContract
 from tests.fake_backend import Script, make_backend
 
 A_REAL_SHELL = [
@@ -40,12 +40,15 @@ A_REAL_SYSTEM = [
     "test_the_kernel_of_a_node_agrees_on_addresses_and_interfaces",
 ]
 
+A_REAL_TERMINAL = [name for name in vars(TerminalContract) if name.startswith("test_")]
+
 
 class TestFake(BackendContract):
     backend = "fake"
     python = None
     known_failures = dict.fromkeys(A_REAL_SHELL, "needs a real shell and its tools") | (
         dict.fromkeys(A_REAL_SYSTEM, "needs the files of a real system")
+        | dict.fromkeys(A_REAL_TERMINAL, "needs the terminals of a real system")
     )
 
     @pytest.fixture(scope="class", autouse=True)

@@ -211,7 +211,7 @@ class FakeBackend:
     async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
         return {node.name: f"id of {node.image}" for node in plan.nodes}
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         await self.script.step("keep")
         self._open = False
         return {"kept": self._lab}

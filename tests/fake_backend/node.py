@@ -17,10 +17,11 @@ import anyio
 
 from pytest_benchscale.backends.base import NodeInfo, NodePlan, NodeStatus
 from pytest_benchscale.errors import NodeDied
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, TerminalSize
 from tests.fake_backend.files import Files
 from tests.fake_backend.job import Exit, Job, Write
 from tests.fake_backend.shell import run_argv
+from tests.fake_backend.terminal import FakeTerminal
 
 __all__ = ["FakeNode", "FakeTransport"]
 
@@ -277,6 +278,10 @@ class FakeTransport:
 
     async def start(self, command: Command, *, stdin: bool = False) -> _Running:
         return _Running(self._alive(), command, stdin=stdin)
+
+    async def open_terminal(self, command: Command, size: TerminalSize, term: str) -> FakeTerminal:
+        self._alive()
+        return FakeTerminal(command, size, term)
 
     async def put(self, local: Path, remote: str) -> None:
         self._alive().files.put(local, remote)

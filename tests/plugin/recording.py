@@ -77,8 +77,8 @@ class RecordingBackend(FakeBackend):
         self.record(f"resetting {name}")
         return await super().reset_node(name)
 
-    async def keep(self):
-        state = await super().keep()
+    async def keep(self, until: float | None = None):
+        state = await super().keep(until)
         self.record(f"keep {self._recorded}")
         self._recorded = None
         return state

@@ -31,7 +31,7 @@ class Upkeep:
         """Return the ids of the images that the nodes would be made of now."""
         return await keeping.image_ids(self._opened(), plan)
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself: what `adopt` needs are the ids of what there is."""
         self._opened()
         networks = {}

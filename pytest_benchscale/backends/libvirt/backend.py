@@ -253,7 +253,7 @@ class LibvirtBackend:
             if node.spec.existing is None
         }
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself: its domains do not end with our connection."""
         await self._watching()
         state = await self._opened().keep(list(self._nodes.values()))

@@ -12,7 +12,7 @@ import platform
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import anyio
 
@@ -24,16 +24,17 @@ from pytest_benchscale.backends.base import (
     NodeInfo,
     NodePlan,
     NodeStatus,
-    OwnedThing,
 )
 from pytest_benchscale.backends.local.diagnosis import explain
 from pytest_benchscale.backends.local.internet import Uplink
+from pytest_benchscale.backends.local.keep import Keep
 from pytest_benchscale.backends.local.lab_process import LabProcess
 from pytest_benchscale.backends.local.limits import Limits
-from pytest_benchscale.backends.local.node import LocalNode, how_it_ended
+from pytest_benchscale.backends.local.node import LocalNode, how_it_ended, main_ended
 from pytest_benchscale.backends.local.spec import (
     has_internet,
     hosts_file,
+    image_id,
     node_spec,
     reasons_against,
 )
@@ -60,13 +61,14 @@ _CAPABILITIES = frozenset(
         Capability.CONDITIONS,
         Capability.PARTITIONS,
         Capability.RESET,
+        Capability.KEEP,
     }
     # An ordinary user can map but one user into a node, which is its root; and may not remount its tmpfs.
     | ({Capability.USERS, Capability.FULL_DISK} if os.geteuid() == 0 else set())
 )
 
 
-class LocalBackend:
+class LocalBackend(Keep):
     """Nodes as Linux namespaces. `overlay=False` uses the fallback of a kernel without overlays."""
 
     name: ClassVar[str] = "local"
@@ -243,16 +245,8 @@ class LocalBackend:
         return {}
 
     async def image_ids(self, plan: LabPlan) -> Mapping[str, str]:
-        """Return what changes when an image does."""
-        return {}
-
-    async def keep(self) -> Mapping[str, Any]:
-        """Leave the lab to itself."""
-        raise NotSupported(self.name, Capability.KEEP)
-
-    async def adopt(self, plan: LabPlan, state: Mapping[str, Any]) -> Sequence[NodeInfo]:
-        """Take over a lab that was kept."""
-        raise NotSupported(self.name, Capability.KEEP)
+        """Return what a root file system is known by; its files are not looked at."""
+        return {node.name: image_id(node, plan) for node in plan.nodes}
 
     async def checkpoint(self, name: str) -> None:
         """Have the holder copy what distinguishes the node's files from its image."""
@@ -265,17 +259,11 @@ class LocalBackend:
         if node.uplink is not None:  # it is in the old one
             node.uplink.close()
             node.uplink = None
+        node.has_uplink = False
         node.clear_log()
         info = await self._start(node, reset=True)
         await self._ask("renew_filters", "reset", name, name=name)
         return info
-
-    async def delete_owned(self, owner: str, lab_id: str) -> None:
-        """Remove what a lab has left."""
-
-    async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
-        """Return nothing: whatever this backend makes ends with its processes."""
-        return []
 
     async def close(self) -> None:
         """End the lab's processes; the kernel removes the rest."""
@@ -284,7 +272,9 @@ class LocalBackend:
         for node in nodes.values():
             node.status = NodeStatus.STOPPED
         self._networks.clear()
-        if process is not None:
+        if process is not None and self._is_guest:
+            process.leave()
+        elif process is not None:
             await process.close()
         for node in nodes.values():
             self._dispose(node)
@@ -293,13 +283,7 @@ class LocalBackend:
         plan, lab = node.plan, self._lab_plan()
         ours, theirs = channel.pair()
         node.ready, node.failure = anyio.Event(), None
-        node.transport = NamespaceTransport(
-            plan.name,
-            ours,
-            on_event=lambda message, fds: self._node_event(node, message, fds),
-            on_close=lambda: self._node_lost(node),
-            why_ended=node.why,
-        )
+        node.transport = self._transport_over(node, ours)
         bridges = {name: index for name, (_, index) in self._networks.items()}
         links = [node.link_name(i) for i in range(len(plan.interfaces))]
         try:
@@ -323,6 +307,15 @@ class LocalBackend:
             raise self._could_not_start(node)
         return node.info()
 
+    def _transport_over(self, node: LocalNode, sock: socket.socket) -> NamespaceTransport:
+        return NamespaceTransport(
+            node.plan.name,
+            sock,
+            on_event=lambda message, fds: self._node_event(node, message, fds),
+            on_close=lambda: self._node_lost(node),
+            why_ended=node.why,
+        )
+
     def _hosts_file(self, hosts: Mapping[str, tuple[IpAddress, ...]]) -> str:
         """Return the text of /etc/hosts; nodes that share the mapping share the text."""
         if self._hosts is None or self._hosts[0] is not hosts:
@@ -337,9 +330,10 @@ class LocalBackend:
         try:
             if self._process is not None:
                 await self._process.post("keep_network", (namespace,), name=node.plan.name)
-            if node.uplink is None and has_internet(node.plan, self._lab_plan()):
+            if not node.has_uplink and has_internet(node.plan, self._lab_plan()):
                 node.uplink = Uplink(node.plan.name)
                 await node.uplink.open(namespace)
+                node.has_uplink = True
         finally:
             os.close(namespace)
 
@@ -353,7 +347,7 @@ class LocalBackend:
             node.failure = message
             node.ready.set()
         elif "ended" in message and node.status is not NodeStatus.STOPPED:
-            node.reason = f"its main command ended with exit code {message['ended']}"
+            node.reason = main_ended(message["ended"])
         for descriptor in descriptors:
             os.close(descriptor)
 

@@ -2,7 +2,7 @@
 
 It is process 1 of the lab's pid namespace, so that the kernel ends every process of the lab with
 it; everything else of the lab (mounts, links, files on the tmpfs) hangs on those processes. It ends
-when its parent dies or when pytest's end of the control channel closes.
+when its parent dies or when pytest's end of the control channel closes, unless the lab is kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import socket
 
 from pytest_benchscale.backends.local import init, rootfs, sealing
 from pytest_benchscale.backends.local.children import Children
+from pytest_benchscale.backends.local.held import HeldNode, Ties, Work
+from pytest_benchscale.backends.local.keeping import Keeping
 from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.backends.local.link_filters import LinkFilters
 from pytest_benchscale.backends.local.unpacking import unpack
@@ -35,42 +37,22 @@ if TYPE_CHECKING:
 _BASE = "/run"  # the machine's own /run is of no use to nodes, so the lab's tmpfs goes there
 
 
-class _Node:
-    """What outlives a node's processes: its directory and, once it is up, its network namespace."""
-
-    def __init__(self, name: str, directory: str) -> None:
-        self.name = name
-        self.directory = directory
-        self.network_namespace: int | None = None
-        self.links: list[str] = []  # the ends of its veths on our side
-        self.etc: dict[str, str] = {}  # the files of /etc that it was made with
-        self.layout: rootfs.Layout | None = None
-        self.seals: list[str] = []  # its checkpoints, the newest first
-        self.made_seals = 0
-        self.beneath: list[str] = []  # those that its files of now are mounted on
-        self.pid: int | None = None
-        self.waiting: int | None = None  # the request to answer when the process has ended
-
-
-class _Work:
-    """A child of ours that does something that takes long, and the request that it answers."""
-
-    def __init__(self, request: int, errors: int) -> None:
-        self.request = request
-        self.errors = errors  # reads what it says when it fails
-
-
-class Holder:
+class Holder(Keeping):
     """Serves one lab until the control channel closes."""
 
     def __init__(
-        self, control: socket.socket, limits: Limits, *, privileged: bool, overlay: bool
+        self,
+        control: socket.socket,
+        limits: Limits,
+        ties: Ties,
+        *,
+        privileged: bool,
+        overlay: bool,
     ) -> None:
-        self._control = control
+        super().__init__(control, ties)
         self._limits = limits
         self._overlay = overlay
-        self._nodes: dict[str, _Node] = {}
-        self._by_pid: dict[int, _Node] = {}
+        self._by_pid: dict[int, HeldNode] = {}
         self._layouts: dict[str, rootfs.Layout] = {}
         self._made = 0
         self._own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -80,25 +62,28 @@ class Holder:
         self._traffic: TrafficControl | None = None
         self._filters = LinkFilters()
         self._retired = 0
-        self._workers: dict[int, _Work] = {}
+        self._workers: dict[int, Work] = {}
         self._children = Children()
 
     def serve(self) -> NoReturn:
         """Answer requests until the other end is gone; never returns."""
         gc.collect()
         gc.freeze()  # so that a collection in a child does not copy the pages of all objects
-        channel.send(self._control, {"ready": True})
-        poller = select.poll()
-        poller.register(self._control, select.POLLIN)
-        poller.register(self._children.wakeup, select.POLLIN)
+        self._tell(self._asking, {"ready": True})
+        self._poller.register(self._asking, select.POLLIN)
+        self._poller.register(self._children.wakeup, select.POLLIN)
         while True:
-            for fd, _event in poller.poll():
+            for fd, _event in self._poller.poll(self._patience()):
                 if fd == self._children.wakeup:
                     self._reap()
-                elif not self._take_requests():
-                    os._exit(0)
+                elif fd in self._clients:
+                    client = self._clients[fd]
+                    if not self._take_requests(client):
+                        self._lose(client)
+                else:
+                    self._accept()
 
-    def _take_requests(self) -> bool:
+    def _take_requests(self, client: socket.socket) -> bool:
         """Answer everything that waits; False: the other end is gone.
 
         All is read before the first is answered, since every fork makes the next write to memory
@@ -108,12 +93,15 @@ class Holder:
         closed = False
         while not closed:
             try:
-                received = channel.receive(self._control, wait=False)
+                received = channel.receive(client, wait=False)
             except BlockingIOError:
                 break
+            except ConnectionResetError:
+                received = None
             closed = received is None
             waiting += [received] if received else []
         for message, descriptors in waiting:
+            self._asking = client
             self._answer(message, descriptors)
         return not closed
 
@@ -128,7 +116,7 @@ class Holder:
             for descriptor in descriptors:
                 os.close(descriptor)
         if answer is not None:
-            channel.send(self._control, {"reply": message["request"], **answer})
+            self._tell(self._asking, {"reply": message["request"], **answer})
 
     def _on_add_bridge(self, message: channel.Message, _fds: list[int]) -> channel.Message:
         self._links.add_bridge(message["name"])
@@ -164,8 +152,11 @@ class Holder:
         spec["first"] = node is None
         if node is None:
             node = self._nodes[spec["name"]] = self._new_node(spec["name"])
-        layout = node.layout = self._layout(spec["image"])
+        node.layout = self._layout(spec["image"])
         node.etc = spec["etc"]
+        node.forget_end()
+        node.hold_log(descriptors[1])
+        back = node.new_channel()
         if spec["reset"]:
             self._lead_back(node)
         node.links = [link["name"] for link in spec["links"]]
@@ -176,9 +167,10 @@ class Holder:
         try:
             pid = os.fork()
             if pid == 0:
-                self._become_init(spec, descriptors, node, layout)
+                self._become_init(spec, descriptors, node, back)
         finally:
             linux.setns(self._own_pid_namespace, linux.CLONE_NEWPID)
+            back.close()
         node.pid = pid
         self._by_pid[pid] = node
         directory = os.path.basename(node.directory)
@@ -186,20 +178,15 @@ class Holder:
         return {}
 
     def _become_init(
-        self, spec: dict[str, Any], descriptors: list[int], node: _Node, layout: rootfs.Layout
+        self, spec: dict[str, Any], descriptors: list[int], node: HeldNode, back: socket.socket
     ) -> NoReturn:
         signal.set_wakeup_fd(-1)
         linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-        around = init.Surroundings(
-            node.directory,
-            layout,
-            self._user_namespace,
-            node.network_namespace,
-            node.beneath,
-        )
+        assert node.layout is not None  # noqa: S101  for the type checker
+        around = init.Surroundings(node, node.layout, self._user_namespace, back)
         init.run(spec, socket.socket(fileno=descriptors[0]), descriptors[1], around)
 
-    def _lead_back(self, node: _Node) -> None:
+    def _lead_back(self, node: HeldNode) -> None:
         """Prepare a node that does not run for a life on its checkpoint, in a new network.
 
         Whatever was changed in its network goes with that. The old ends of its links vanish some time after
@@ -211,16 +198,15 @@ class Holder:
         for link in node.links:
             self._retired += 1
             self._links.rename(link, f"old{self._retired}")
-        failures = self._links.settle()  # a test may have deleted one
-        if failures:
-            for error in failures.values():
-                if error.errno != errno.ENODEV:
-                    raise error
+        for error in self._links.settle().values():
+            if error.errno != errno.ENODEV:  # a test may have deleted one
+                raise error
         if (
             node.network_namespace is not None
         ):  # only now: the kernel takes away what is in it at once
             os.close(node.network_namespace)
             node.network_namespace = None
+        node.cut_uplink()
 
     def _on_renew_filters(self, message: channel.Message, _fds: list[int]) -> channel.Message:
         """Attach to the new links of a node what was attached to those before; the queues are still there."""
@@ -267,16 +253,16 @@ class Holder:
             finally:
                 os._exit(status)
         os.close(tell)
-        self._workers[pid] = _Work(request, errors)
+        self._workers[pid] = Work(self._asking, request, errors)
 
-    def _work_ended(self, work: _Work, status: int) -> None:
+    def _work_ended(self, work: Work, status: int) -> None:
         with os.fdopen(work.errors, encoding="utf-8", errors="replace") as errors:
             number, _, text = errors.read().partition(" ")
         answer: channel.Message = {"reply": work.request}
         if status:
             answer["errno"] = int(number or errno.EIO)
             answer["text"] = text or f"the process that did it ended with {status}"
-        channel.send(self._control, answer)
+        self._tell(work.client, answer)
 
     def _on_keep_network(self, message: channel.Message, descriptors: list[int]) -> None:
         """Hold on to a node's network namespace, so that its links outlive its processes."""
@@ -295,7 +281,7 @@ class Holder:
             finally:
                 linux.setns(self._own_network, linux.CLONE_NEWNET)
         descriptors = [one.fileno() for one in sockets]
-        channel.send(self._control, {"reply": message["request"]}, descriptors)
+        self._tell(self._asking, {"reply": message["request"]}, descriptors)
         for one in sockets:
             one.close()
         return None
@@ -310,19 +296,19 @@ class Holder:
             return {}
         if message["forget"]:
             del self._nodes[message["name"]]
-            if node.network_namespace is not None:
-                os.close(node.network_namespace)
+            node.close()
+        node.is_wanted = False
         if node.pid is None:
             return {}
         os.kill(node.pid, signal.SIGKILL)
-        node.waiting = message["request"]
+        node.waiting.append((self._asking, message["request"]))
         return None
 
-    def _new_node(self, name: str) -> _Node:
+    def _new_node(self, name: str) -> HeldNode:
         self._made += 1
         directory = f"{_BASE}/node{self._made}"
         os.mkdir(directory)
-        return _Node(name, directory)
+        return HeldNode(name, directory)
 
     def _layout(self, image: str) -> rootfs.Layout:
         layout = self._layouts.get(image)
@@ -349,22 +335,26 @@ class Holder:
             if node is not None:
                 self._node_ended(node, status)
 
-    def _plug(self, node: _Node, *, up: bool) -> None:
-        """Connect a node with its networks, or cut it off."""
+    def _plug(self, node: HeldNode, *, up: bool) -> None:
+        """Connect a node with its networks, or cut it off. What it has deleted is cut off already."""
         for link in node.links:
             self._links.set_up(link, up=up)
-        self._links.flush()
+        for error in self._links.settle().values():
+            if up or error.errno != errno.ENODEV:
+                raise error
 
-    def _node_ended(self, node: _Node, status: int) -> None:
+    def _node_ended(self, node: HeldNode, status: int) -> None:
         node.pid = None
         if node.network_namespace is not None and node.name in self._nodes:
             # Its network is kept for its next life; without this it would go on to answer pings,
             # and a dead router would forward.
             self._plug(node, up=False)
-        channel.send(self._control, {"ended": node.name, "status": status})
-        if node.waiting is not None:
-            channel.send(self._control, {"reply": node.waiting})
-            node.waiting = None
+        node.note_end(status)
+        for client in list(self._clients.values()):
+            self._tell(client, {"ended": node.name, "status": status, "main": node.main_status})
+        waiting, node.waiting = node.waiting, []
+        for client, request in waiting:
+            self._tell(client, {"reply": request})
 
 
 def _seal(seal: str, copies: sealing.Copies, unused: list[str]) -> None:

@@ -20,6 +20,9 @@ TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
+    from pytest_benchscale.backends.local.held import HeldNode
+    from pytest_benchscale.backends.local.rootfs import Layout
+
 # Ping without privileges for every group that the user namespace has.
 _PING_GROUPS = ("0 2147483647", "0 0")
 # Static addresses are told to skip duplicate address detection; link-local ones need this, or a
@@ -32,30 +35,28 @@ class Surroundings:
     """What the holder gives a node to be built from."""
 
     def __init__(
-        self,
-        directory: str,
-        layout: rootfs.Layout,
-        user_namespace: int | None,
-        network_namespace: int | None,
-        seals: list[str],
+        self, node: HeldNode, layout: Layout, user_namespace: int | None, back: socket.socket
     ) -> None:
-        self.directory = directory  # the node's own, on the lab's tmpfs
+        self.directory = node.directory  # the node's own, on the lab's tmpfs
         self.layout = layout
         self.user_namespace = user_namespace  # None: we are in the lab's already
-        self.network_namespace = network_namespace  # None: make one; else that of a former life
-        self.seals = seals  # its checkpoints that are beneath its files, the newest first
+        # None: make one; else that of a former life.
+        self.network_namespace = node.network_namespace
+        self.seals = node.beneath  # its checkpoints that are beneath its files, the newest first
+        self.back = back  # the channel to the holder
 
 
 def run(spec: dict[str, Any], sock: socket.socket, output: int, around: Surroundings) -> NoReturn:
     """Become process 1 of a node. Does not return."""
     step = ["start"]
     try:
-        keep = {0, 1, 2, sock.fileno(), output, around.user_namespace, around.network_namespace}
-        _close_all_but({fd for fd in keep if fd is not None})
+        keep = {0, 1, 2, sock.fileno(), output, around.back.fileno()}
+        namespaces = (around.user_namespace, around.network_namespace)
+        _close_all_but(keep | {fd for fd in namespaces if fd is not None})
         linux.prctl(linux.PR_SET_NAME, b"benchscale-init")
         namespace = _build(spec, around, step)
         step[0] = "serve"
-        service = Service(sock, spec["env"])
+        service = Service(sock, around.back, spec["env"])
         if spec["command"]:
             step[0] = "main command"
             service.start_main(spec["command"], output)

@@ -15,6 +15,7 @@ import subprocess
 
 import anyio
 
+from pytest_benchscale.backends.local import orphans
 from pytest_benchscale.errors import LabError
 
 __all__ = ["DEVICE", "NAME_SERVER", "Uplink", "missing_tool"]
@@ -40,6 +41,7 @@ class Uplink:
         self._node = node
         self._process: subprocess.Popen[bytes] | None = None
         self._exit_pipe = -1
+        self._errors = -1  # in memory: nobody may be there to read when it says something
 
     async def open(self, namespace: int) -> None:
         """Give the network namespace (fd) a device with a default route to the outside.
@@ -50,6 +52,7 @@ class Uplink:
         owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
         exit_read, self._exit_pipe = os.pipe2(os.O_CLOEXEC)
         ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+        self._errors = os.memfd_create("benchscale-internet", os.MFD_CLOEXEC)
         passed = [namespace, owner, exit_read, ready_write]
         try:
             # Blocks for the 2 ms of a vfork.
@@ -57,7 +60,7 @@ class Uplink:
                 _command(namespace, owner, exit_read, ready_write),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=self._errors,
                 pass_fds=passed,
                 start_new_session=True,
             )
@@ -79,6 +82,15 @@ class Uplink:
             resolution="run the command by hand to see why, or set `internet: false`",
         )
 
+    def hand_over(self) -> int:
+        """Return the pipe by which the tool's life hangs; it is the caller's now."""
+        pipe, self._exit_pipe = self._exit_pipe, -1
+        if self._process is not None:
+            orphans.leave(self._process)
+            self._process = None
+        self._end()
+        return pipe
+
     def close(self) -> None:
         """End the tool."""
         self._end()
@@ -88,11 +100,15 @@ class Uplink:
         if self._exit_pipe >= 0:
             os.close(self._exit_pipe)
             self._exit_pipe = -1
-        if process is None:
-            return ""
-        process.kill()
-        _, errors = process.communicate()
-        return errors.decode(errors="replace").strip()
+        if process is not None:
+            process.kill()
+            process.wait()
+        said = b""
+        if self._errors >= 0:
+            said = os.pread(self._errors, os.fstat(self._errors).st_size, 0)
+            os.close(self._errors)
+            self._errors = -1
+        return said.decode(errors="replace").strip()
 
 
 def _command(namespace: int, owner: int, exit_fd: int, ready_fd: int) -> list[str]:

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
 
 import pytest_benchscale
+from pytest_benchscale.backends.local import meeting, orphans
 from pytest_benchscale.backends.local.diagnosis import explain
 from pytest_benchscale.errors import BackendUnavailable, LabError
 from pytest_benchscale.transports.namespace import channel
@@ -31,7 +32,10 @@ _BOOT = (
 
 
 class LabProcess:
-    """The launcher and holder of one lab, as pytest sees them: a control channel."""
+    """The launcher and holder of one lab, as pytest sees them: a control channel.
+
+    They are our children, or those of somebody who has kept the lab.
+    """
 
     def __init__(self, on_event: Callable[[Message], None]) -> None:
         self._on_event = on_event
@@ -41,6 +45,7 @@ class LabProcess:
         self._failure: Message | None = None
         self._stderr = -1  # in memory; what the processes say when they die of something unforeseen
         self._last_words = ""
+        self._gone = -1  # reads to its end once the launcher of somebody else has ended
 
     @property
     def is_gone(self) -> bool:
@@ -84,6 +89,57 @@ class LabProcess:
         if self._endpoint.closed or self._failure or not self._ready.is_set():
             await self.close()
             raise self._could_not_start()
+
+    async def join(self, address: str, *, owner: bool) -> Message:
+        """Take over a lab that was kept, or (not as the owner) only visit it; return what there is.
+
+        Raises:
+            LabError: it is gone.
+        """
+        sock = meeting.connect(address)
+        if sock is None:
+            raise LabError(
+                "the lab is not there any more: the process that held it has ended",
+                step="adopt",
+                resolution="was it killed, its time over, or the machine started anew?",
+            )
+        self._endpoint = Endpoint(sock, self._event, self._ready.set)
+        answer, (self._gone,) = await self.fetch("join", owner=owner)
+        return answer
+
+    async def keep(self, address: str, memory: Mapping[str, object], until: float | None) -> None:
+        """Let the processes live on without us; they end at `until`, in seconds since boot."""
+        door = meeting.listen(address) if self._process is not None else None
+        try:
+            descriptors = (door.fileno(),) if door is not None else ()
+            await self.request("keep", descriptors, memory=memory, until=until)
+        finally:
+            if door is not None:
+                door.close()
+        process, self._process = self._process, None
+        if process is not None:
+            orphans.leave(process)
+            self._close_stderr()
+        self.leave()
+
+    def leave(self) -> None:
+        """Let go of the processes."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._gone >= 0:
+            os.close(self._gone)
+            self._gone = -1
+
+    async def end(self) -> None:
+        """End processes that are not our children, and wait until the kernel has removed them all."""
+        await self.post("end")
+        with anyio.move_on_after(_END_SECONDS, shield=True) as scope:
+            await anyio.wait_readable(self._gone)
+        self.leave()
+        if scope.cancelled_caught:
+            raise LabError(
+                f"the lab's processes did not end within {_END_SECONDS:g} s", step="down"
+            )
 
     async def request(
         self, operation: str, descriptors: tuple[int, ...] = (), /, **fields: object
@@ -129,6 +185,8 @@ class LabProcess:
 
     async def close(self) -> None:
         """End the processes and wait until the kernel has removed them all."""
+        if self._gone >= 0:
+            await self.end()
         if self._endpoint is not None:
             self._endpoint.close()
         process, self._process = self._process, None

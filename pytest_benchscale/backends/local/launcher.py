@@ -13,6 +13,7 @@ import signal
 import socket
 
 from pytest_benchscale.backends.local import holder, init
+from pytest_benchscale.backends.local.held import Ties
 from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.transports.namespace import channel, linux
 
@@ -33,12 +34,19 @@ def main(control_fd: int, parent: int, overlay: bool) -> NoReturn:
         limits = Limits.find(f"benchscale-{os.getpid()}-{os.urandom(4).hex()}")
         privileged = _enter_namespaces()
         step = "fork"
+        ours, theirs = socket.socketpair()
+        gone, here = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
             step = "mounts"
-            _hold(control, limits, privileged=privileged, overlay=overlay)
+            ours.close()
+            os.close(here)
+            ties = Ties(theirs, gone)
+            _hold(control, limits, ties, privileged=privileged, overlay=overlay)
         control.close()
-        status = _wait_for(pid, parent)
+        theirs.close()
+        os.close(gone)  # the other end is closed by our own end
+        status = _wait_for(pid, parent, ours)
         limits.remove()
     except OSError as error:
         text = f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
@@ -48,16 +56,18 @@ def main(control_fd: int, parent: int, overlay: bool) -> NoReturn:
         os._exit(1 if status else 0)
 
 
-def _hold(control: socket.socket, limits: Limits, *, privileged: bool, overlay: bool) -> NoReturn:
+def _hold(
+    control: socket.socket, limits: Limits, ties: Ties, *, privileged: bool, overlay: bool
+) -> NoReturn:
     # Should the launcher be gone already, so is pytest, and the control channel closes.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_NAME, b"benchscale-lab")
     holder.set_up_mounts()
-    holder.Holder(control, limits, privileged=privileged, overlay=overlay).serve()
+    holder.Holder(control, limits, ties, privileged=privileged, overlay=overlay).serve()
 
 
-def _wait_for(holder_pid: int, parent: int) -> int:
-    """Return the holder's status once it has ended. The parent's death ends it."""
+def _wait_for(holder_pid: int, parent: int, link: socket.socket) -> int:
+    """Return the holder's status once it has ended. The parent's death ends it, unless the lab is kept."""
 
     def end_holder(_signum: int, _frame: object) -> None:
         os.kill(holder_pid, signal.SIGKILL)
@@ -65,6 +75,9 @@ def _wait_for(holder_pid: int, parent: int) -> int:
     signal.signal(signal.SIGTERM, end_holder)
     if os.getppid() != parent:  # it died before we could be told
         end_holder(signal.SIGTERM, None)
+    while link.recv(1):  # the lab is kept
+        linux.prctl(linux.PR_SET_PDEATHSIG, 0)
+        link.send(b"k")
     _, status = os.waitpid(holder_pid, 0)
     return status
 

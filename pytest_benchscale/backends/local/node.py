@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import anyio
 
@@ -11,24 +13,37 @@ from pytest_benchscale.backends.local.internet import Uplink
 from pytest_benchscale.transports.namespace.channel import Message
 from pytest_benchscale.transports.namespace.client import NamespaceTransport
 
-__all__ = ["LocalNode", "how_it_ended"]
+__all__ = ["LocalNode", "how_it_ended", "main_ended"]
 
 
 class LocalNode:
     """A node as this side knows it."""
 
-    def __init__(self, plan: NodePlan, number: int) -> None:
+    def __init__(self, plan: NodePlan, number: int, log: int | None = None) -> None:
         self.plan = plan
         self.number = number
         self.status = NodeStatus.STOPPED
         self.reason: str | None = None
         self.transport: NamespaceTransport | None = None
         # Whatever the main command writes; in memory, so that it outlives the node.
-        self.log = os.memfd_create("benchscale-log", os.MFD_CLOEXEC)
+        self.log = os.memfd_create("benchscale-log", os.MFD_CLOEXEC) if log is None else log
         self.ready: anyio.Event = anyio.Event()
         self.failure: Message | None = None
         self.namespace = -1  # its network namespace, on the way to the holder
         self.uplink: Uplink | None = None
+        self.has_uplink = False  # also where the holder has it, of a lab that was kept
+
+    def found(self, state: Mapping[str, Any]) -> None:
+        """Take over what the holder tells of a node that another process has made."""
+        self.has_uplink = state["uplink"]
+        if state["runs"]:
+            self.status = NodeStatus.RUNNING
+            return
+        self.status = NodeStatus.DEAD if state["wanted"] else NodeStatus.STOPPED
+        if state["main"] is not None:
+            self.reason = main_ended(state["main"])
+        elif state["wanted"] and state["status"] is not None:
+            self.reason = how_it_ended(state["status"])
 
     def info(self) -> NodeInfo:
         """Return its state as the lab wants it."""
@@ -52,6 +67,11 @@ class LocalNode:
         """Forget what it has written; nobody writes at the moment."""
         os.ftruncate(self.log, 0)
         os.lseek(self.log, 0, os.SEEK_SET)  # the place is shared with whoever will write
+
+
+def main_ended(status: int) -> str:
+    """Return the end of a node's main command in words."""
+    return f"its main command ended with exit code {status}"
 
 
 def how_it_ended(status: int) -> str:

@@ -26,16 +26,32 @@ _KILL_SECONDS = 5.0
 _ROOT_ENVIRONMENT = {"HOME": "/root", "USER": "root", "LOGNAME": "root"}
 
 
-class Service:
-    """Serves one node until the channel closes, the main command ends, or it is told to stop."""
+class _Job:
+    """A command that somebody has started; `number` is the client's own."""
 
-    def __init__(self, sock: socket.socket, env: dict[str, str]) -> None:
-        self._sock = sock
+    def __init__(self, client: socket.socket, number: int, marker: str) -> None:
+        self.client = client
+        self.number = number
+        self.marker = marker
+
+
+class Service:
+    """Serves one node until its holder ends, the main command ends, or it is told to stop.
+
+    There may be several clients. The holder sends new ones over the channel `back`.
+    """
+
+    def __init__(self, client: socket.socket, back: socket.socket, env: dict[str, str]) -> None:
+        self._back = back
+        self._clients = {client.fileno(): client}
+        self._asking = client  # whose message is being answered
+        self._poller = select.poll()
+        self._abandoned: set[int] = set()  # output of background children that nobody reads
         self._env = env
-        self._running: dict[int, int] = {}  # pid -> exec id
+        self._running: dict[int, _Job] = {}  # by pid
         self._main: int | None = None
         self._frozen = False
-        self._postponed: list[tuple[channel.Message, list[int]]] = []
+        self._postponed: list[tuple[socket.socket, channel.Message, list[int]]] = []
         self._children = Children()
 
     def start_main(self, argv: list[str], output: int) -> None:
@@ -48,20 +64,47 @@ class Service:
 
     def serve(self) -> NoReturn:
         """Answer requests until the node ends; never returns."""
-        poller = select.poll()
-        poller.register(self._sock, select.POLLIN)
-        poller.register(self._children.wakeup, select.POLLIN)
+        for fd in (self._back.fileno(), *self._clients, self._children.wakeup):
+            self._poller.register(fd, select.POLLIN)
         while True:
-            for fd, _event in poller.poll():
+            for fd, _event in self._poller.poll():
                 if fd == self._children.wakeup:
                     self._reap()
-                elif not self._answer():
-                    os._exit(0)
+                elif fd in self._abandoned:
+                    self._discard(fd)
+                elif fd == self._back.fileno():
+                    self._welcome()
+                elif fd in self._clients and not self._answer(self._clients[fd]):
+                    self._lose(self._clients[fd])
 
-    def _answer(self) -> bool:
-        received = channel.receive(self._sock)
+    def _welcome(self) -> None:
+        """Take a new client from the holder."""
+        received = channel.receive(self._back)
+        if received is None:
+            os._exit(0)
+        _, (descriptor,) = received
+        self._clients[descriptor] = socket.socket(fileno=descriptor)
+        self._poller.register(descriptor, select.POLLIN)
+
+    def _lose(self, client: socket.socket) -> None:
+        """End what a client that is gone has left running, as it would have at its timeout."""
+        fd = client.fileno()
+        if self._clients.pop(fd, None) is None:
+            return
+        self._poller.unregister(fd)
+        client.close()
+        for pid, job in list(self._running.items()):
+            if job.client is client:
+                self._kill_tree(pid, job.marker, [])
+
+    def _answer(self, client: socket.socket) -> bool:
+        try:
+            received = channel.receive(client)
+        except ConnectionResetError:
+            received = None
         if received is None:
             return False
+        self._asking = client
         message, descriptors = received
         try:
             handler = getattr(self, f"_on_{message['op']}")
@@ -71,28 +114,68 @@ class Service:
                 os.close(descriptor)
         return True
 
+    def _on_state(self, message: channel.Message, _descriptors: list[int]) -> None:
+        self._send({"reply": message["request"], "frozen": self._frozen})
+
+    def _on_abandon(self, _message: channel.Message, descriptors: list[int]) -> None:
+        """Take over what background children still write, so that it does not kill them."""
+        for descriptor in descriptors:
+            fd = os.dup(descriptor)
+            os.set_blocking(fd, False)
+            self._abandoned.add(fd)
+            self._poller.register(fd, select.POLLIN)
+
+    def _discard(self, fd: int) -> None:
+        try:
+            while os.read(fd, 65536):
+                pass
+        except BlockingIOError:
+            return
+        self._poller.unregister(fd)
+        self._abandoned.discard(fd)
+        os.close(fd)
+
     def _on_exec(self, message: channel.Message, descriptors: list[int]) -> None:
         if self._frozen:
             # Whoever asked could not know yet; nothing may start in a node that stands still.
-            self._postponed.append((message, [os.dup(fd) for fd in descriptors]))
+            kept = [os.dup(fd) for fd in descriptors]
+            self._postponed.append((self._asking, message, kept))
             return
         number = message["id"]
         env = {**self._env, **message["env"]}
         if message["user"] is None:
             env = {**_ROOT_ENVIRONMENT, **env}
         order = spawn.Order(message["argv"], env, message["cwd"], message["user"])
-        if message["stdin"]:
-            stdin = descriptors[2]
+        terminal = message.get("terminal")
+        if terminal is not None:
+            stdin = stdout = stderr = descriptors[0]
+        elif message["stdin"]:
+            stdout, stderr, stdin = descriptors
         else:
+            stdout, stderr = descriptors
             stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             descriptors.append(stdin)
         try:
-            pid = spawn.start(order, (stdin, descriptors[0], descriptors[1]))
+            pid = spawn.start(order, (stdin, stdout, stderr), terminal)
         except spawn.CannotStart as error:
-            _write_line(descriptors[1], str(error))
+            _write_line(stderr, str(error))
             self._send({"exit": number, "status": error.status})
             return
-        self._running[pid] = number
+        self._running[pid] = _Job(self._asking, number, message["env"][channel.MARKER])
+
+    def _on_terminal(self, message: channel.Message, _descriptors: list[int]) -> None:
+        """Make a terminal of this node's; the answer has its two ends."""
+        try:
+            master, slave = os.openpty()
+        except OSError as error:
+            self._send({"reply": message["request"], "errno": error.errno})
+            return
+        try:
+            path = os.ttyname(slave)
+            self._send({"reply": message["request"], "path": path}, [master, slave])
+        finally:
+            os.close(master)
+            os.close(slave)
 
     def _on_signal(self, message: channel.Message, _descriptors: list[int]) -> None:
         pid = self._pid_of(message["id"])
@@ -127,7 +210,8 @@ class Service:
         _signal_all(signal.SIGCONT)
         self._send({"reply": message["request"]})
         postponed, self._postponed = self._postponed, []
-        for order, descriptors in postponed:
+        for client, order, descriptors in postponed:
+            self._asking = client
             self._on_exec(order, descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -144,7 +228,14 @@ class Service:
         os._exit(0)
 
     def _pid_of(self, number: int) -> int | None:
-        return next((pid for pid, running in self._running.items() if running == number), None)
+        return next(
+            (
+                pid
+                for pid, job in self._running.items()
+                if job.number == number and job.client is self._asking
+            ),
+            None,
+        )
 
     def _kill_tree(self, pid: int | None, marker: str, pipes: list[int]) -> int:
         deadline = time.monotonic() + _KILL_SECONDS
@@ -165,17 +256,24 @@ class Service:
     def _reap(self) -> None:
         for pid, code in self._children.reap():
             if pid == self._main:
-                self._send({"ended": code})
+                for client in (self._back, *self._clients.values()):
+                    self._tell(client, {"ended": code})
                 os._exit(code if code >= 0 else 128 - code)
-            number = self._running.pop(pid, None)
-            if number is not None:
-                self._send({"exit": number, "status": code})
+            job = self._running.pop(pid, None)
+            if job is not None:
+                self._tell(job.client, {"exit": job.number, "status": code})
 
     def _send(self, message: channel.Message, descriptors: list[int] | None = None) -> None:
-        try:
-            channel.send(self._sock, message, descriptors or ())
-        except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)  # nobody is left to serve
+        self._tell(self._asking, message, descriptors)
+
+    @staticmethod
+    def _tell(
+        client: socket.socket, message: channel.Message, descriptors: list[int] | None = None
+    ) -> None:
+        # One that is gone, closed here or there, is noticed where it is read from.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if client.fileno() >= 0:
+                channel.send(client, message, descriptors or ())
 
 
 def _signal_all(signum: int) -> None:

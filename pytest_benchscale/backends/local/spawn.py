@@ -44,8 +44,10 @@ class CannotStart(Exception):
         self.status = status
 
 
-def start(order: Order, streams: tuple[int, int, int]) -> int:
+def start(order: Order, streams: tuple[int, int, int], terminal: str | None = None) -> int:
     """Start a command in a session of its own; return its pid.
+
+    A `terminal` is the path of what is to be all three streams, and the session's controlling one.
 
     Raises:
         CannotStart: not found (127), or anything else (126).
@@ -53,16 +55,20 @@ def start(order: Order, streams: tuple[int, int, int]) -> int:
     program = _find(order.argv[0], order.env.get("PATH", os.defpath), order.cwd)
     try:
         if order.user is not None:
-            return _fork(program, order, streams)
-        return _spawn(program, order, streams)
+            return _fork(program, order, streams, terminal)
+        return _spawn(program, order, streams, terminal)
     except OSError as error:
         raise _cannot_run(order.argv[0], error) from None
 
 
-def _spawn(program: str, order: Order, streams: tuple[int, int, int]) -> int:
+def _spawn(program: str, order: Order, streams: tuple[int, int, int], terminal: str | None) -> int:
     _change_directory(order.cwd)
     try:
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]]
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(streams)]
+        if terminal is not None:
+            # The first terminal that the leader of a new session opens becomes its controlling one.
+            actions[0] = (os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0)
         return os.posix_spawn(
             program,
             order.argv,
@@ -76,16 +82,20 @@ def _spawn(program: str, order: Order, streams: tuple[int, int, int]) -> int:
         os.chdir("/")
 
 
-def _fork(program: str, order: Order, streams: tuple[int, int, int]) -> int:
+def _fork(program: str, order: Order, streams: tuple[int, int, int], terminal: str | None) -> int:
     account = _account(order.user or "")
     pid = os.fork()
     if pid == 0:
-        _become(program, order, streams, account)
+        _become(program, order, streams, account, terminal)
     return pid
 
 
 def _become(
-    program: str, order: Order, streams: tuple[int, int, int], account: _Account
+    program: str,
+    order: Order,
+    streams: tuple[int, int, int],
+    account: _Account,
+    terminal: str | None,
 ) -> NoReturn:
     status = _CANNOT
     try:
@@ -95,7 +105,9 @@ def _become(
         os.setsid()
         for number, fd in enumerate(streams):
             os.dup2(fd, number)
-        _change_identity(account)
+        if terminal is not None:
+            os.close(os.open(terminal, os.O_RDWR))  # makes it the controlling one
+        _change_identity(account, owns=0 if terminal is not None else None)
         _change_directory(order.cwd)
         os.execve(program, order.argv, {**account.environment, **order.env})  # noqa: S606 - that is the point
     except CannotStart as error:
@@ -106,8 +118,11 @@ def _become(
         os._exit(status)
 
 
-def _change_identity(account: _Account) -> None:
+def _change_identity(account: _Account, owns: int | None) -> None:
+    """Become a user, to whom the file `owns` is given."""
     try:
+        if owns is not None:
+            os.fchown(owns, account.uid, -1)
         os.setgroups(account.groups)
         os.setgid(account.gid)
         os.setuid(account.uid)

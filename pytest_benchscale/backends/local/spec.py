@@ -16,7 +16,7 @@ from pytest_benchscale.topology import images as catalogue
 from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
-__all__ = ["HOST", "has_internet", "hosts_file", "node_spec", "reasons_against"]
+__all__ = ["HOST", "has_internet", "hosts_file", "image_id", "node_spec", "reasons_against"]
 
 HOST = "host"  # the image that is this machine's own root
 
@@ -117,6 +117,16 @@ def hosts_file(hosts: Mapping[str, tuple[IpAddress, ...]]) -> str:
     """Return the text of /etc/hosts for the addresses by which a node reaches the others."""
     lines = [f"{address} {name}" for name, addresses in hosts.items() for address in addresses]
     return _LOCALHOST + "\n".join(lines) + "\n"
+
+
+def image_id(plan: NodePlan, lab: LabPlan) -> str:
+    """Return what changes when a root file system is another one; its files are not looked at."""
+    path = _image_path(plan, lab)
+    status = os.stat(path)
+    if path == "/":
+        # What runs here changes with every package: that is what one wants of this image.
+        return f"host {status.st_dev}:{status.st_ino}"
+    return f"{path} {status.st_dev}:{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def _image_path(plan: NodePlan, lab: LabPlan) -> str:

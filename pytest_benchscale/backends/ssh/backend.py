@@ -206,7 +206,7 @@ class SshBackend:
         """Return what changes when an image does."""
         return {}
 
-    async def keep(self) -> Mapping[str, Any]:
+    async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself."""
         raise NotSupported(self.name, Capability.KEEP)
 

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pytest_benchscale.errors import BackendUnavailable, BenchscaleError, NodeDied
 from pytest_benchscale.transports import execution
-from pytest_benchscale.transports.base import Command, RunningCommand
+from pytest_benchscale.transports.base import Command, RunningCommand, TerminalSize
 from pytest_benchscale.transports.container import execs
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
 from pytest_benchscale.transports.container.archive_files import ArchiveFiles
 from pytest_benchscale.transports.container.hijack import RawStream
 from pytest_benchscale.transports.container.plain import PlainCommand, as_error, refusal_code
+from pytest_benchscale.transports.container.terminal import ContainerTerminal
 from pytest_benchscale.transports.shell.refused import RefusedCommand
 from pytest_benchscale.transports.shell.session import NoShell, Refused
 from pytest_benchscale.transports.shell.shells import Shells
 from pytest_benchscale.transports.shell.tar_files import TarFiles
+from pytest_benchscale.transports.shell.terminals import prepared
 
 __all__ = ["ContainerTransport"]
 
 _LOOK_SECONDS = 10.0
+_ROOT = "0"
 _FILE_TOOLS = Command(
     ("/bin/sh", "-c", "for t in tar cat chmod touch; do command -v $t || exit; done")
 )
@@ -74,6 +80,24 @@ class ContainerTransport:
             return await self._refused(error.explanation, error.status)
         except BackendUnavailable as error:
             raise await self._fate() or error from None
+
+    async def open_terminal(
+        self, command: Command, size: TerminalSize, term: str
+    ) -> ContainerTerminal:
+        """Start a command on a terminal of its own; raises `NodeDied` when the node is gone."""
+        marker = os.urandom(8).hex()
+        with_shell = await self._runs_shells()
+        ready = prepared(command, size, term, marker)
+        if not with_shell:
+            ready = replace(ready, argv=command.argv)
+        try:
+            running = await self._start_plain(ready, stdin=True, terminal=size)
+        except ApiError as error:
+            raise await self._fate() or as_error(error) from None
+        except BackendUnavailable as error:
+            raise await self._fate() or error from None
+        kill = partial(self._shells.kill_marked, marker, _ROOT) if with_shell else running.kill_tree
+        return ContainerTerminal(running, kill)
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
@@ -145,15 +169,29 @@ class ContainerTransport:
             raise as_error(ApiError(status, words))
         return RefusedCommand(words, refusal_code(words))
 
-    async def _start_plain(self, command: Command, *, stdin: bool) -> RunningCommand:
+    async def _runs_shells(self) -> bool:
+        """Return whether there is a shell in the container."""
+        running = await self.start(Command(("/bin/sh", "-c", ":")))
+        try:
+            return await running.wait() == 0
+        finally:
+            await running.aclose()
+
+    async def _start_plain(
+        self, command: Command, *, stdin: bool, terminal: TerminalSize | None = None
+    ) -> PlainCommand:
         if self._shells.error is not None:
             raise self._shells.error
         async with self._starting():
             running = await PlainCommand.start(
-                self._api, self._container, command, stdin=stdin, fate=self._shells.fate
+                self._api,
+                self._container,
+                command,
+                stdin=stdin,
+                fate=self._shells.fate,
+                terminal=terminal,
             )
-        if isinstance(running, PlainCommand):
-            self._plain = {other for other in self._plain if not other.has_ended} | {running}
+        self._plain = {other for other in self._plain if not other.has_ended} | {running}
         return running
 
     @asynccontextmanager

@@ -9,6 +9,7 @@ lose what arrives together with the header.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import ssl
 import struct
@@ -67,7 +68,9 @@ class HijackError(Exception):
 class RawStream(asyncio.Protocol):
     """One upgraded connection, from its request on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, framed: bool = True) -> None:
+        """`framed`: both outputs come in frames; else there is but one, as it is."""
+        self._framed = framed
         self._transport: asyncio.Transport | None = None
         self._write: Callable[[bytes], None] = _refuse
         self._pending = bytearray()
@@ -198,6 +201,12 @@ class RawStream(asyncio.Protocol):
         """Hand over every complete or partial frame there is."""
         pending, receiver = self._pending, self._receiver
         assert receiver is not None  # noqa: S101  for the type checker
+        if not self._framed:
+            data = bytes(pending)
+            pending.clear()
+            if data:
+                receiver.received(STDOUT, data)
+            return
         position, size = 0, len(pending)
         while position < size:
             if not self._left:
@@ -213,7 +222,9 @@ class RawStream(asyncio.Protocol):
         del pending[:position]
 
 
-async def open_stream(address: DaemonAddress, path: str, body: object) -> RawStream:
+async def open_stream(
+    address: DaemonAddress, path: str, body: object, *, framed: bool = True
+) -> RawStream:
     """Send a request that the daemon answers by upgrading the connection; return the raw stream.
 
     Raises:
@@ -228,7 +239,7 @@ async def open_stream(address: DaemonAddress, path: str, body: object) -> RawStr
     stream: RawStream | None = None
     try:
         with anyio.fail_after(_OPEN_SECONDS):
-            stream = await _connect(address)
+            stream = await _connect(address, framed=framed)
             await stream.upgrade(request)
     except BaseException as error:
         if stream is not None:
@@ -240,14 +251,13 @@ async def open_stream(address: DaemonAddress, path: str, body: object) -> RawStr
     return stream
 
 
-async def _connect(address: DaemonAddress) -> RawStream:
+async def _connect(address: DaemonAddress, *, framed: bool) -> RawStream:
     loop = asyncio.get_running_loop()
+    make = functools.partial(RawStream, framed=framed)
     if address.path:
-        _, stream = await loop.create_unix_connection(RawStream, address.path)
+        _, stream = await loop.create_unix_connection(make, address.path)
     else:
-        _, stream = await loop.create_connection(
-            RawStream, address.host, address.port, ssl=address.tls
-        )
+        _, stream = await loop.create_connection(make, address.host, address.port, ssl=address.tls)
     return stream
 
 

@@ -15,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from pytest_benchscale.errors import BenchscaleError, LabError
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, TerminalSize
 from pytest_benchscale.transports.container import execs
 from pytest_benchscale.transports.container.api import ApiError, DaemonApi
 from pytest_benchscale.transports.container.hijack import RawStream
@@ -77,16 +77,19 @@ class PlainCommand:
         *,
         stdin: bool,
         fate: Callable[[], Awaitable[BenchscaleError | None]],
+        terminal: TerminalSize | None = None,
     ) -> PlainCommand:
-        """Start a command.
+        """Start a command, on a terminal of a size if one is given.
 
         Raises:
             ApiError, BackendUnavailable: the daemon refused, or is gone.
         """
-        marker = os.urandom(8).hex()
+        marker = command.env.get(MARKER) or os.urandom(8).hex()
         marked_command = replace(command, env={**command.env, MARKER: marker})
-        exec_id = await execs.create(api, container, marked_command, stdin=stdin)
-        starting = asyncio.ensure_future(execs.start(api, exec_id))
+        exec_id = await execs.create(
+            api, container, marked_command, stdin=stdin, terminal=terminal is not None
+        )
+        starting = asyncio.ensure_future(execs.start(api, exec_id, terminal))
         try:
             stream = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -103,6 +106,21 @@ class PlainCommand:
     def has_ended(self) -> bool:
         """Whether its end is known."""
         return self._status.done()
+
+    async def resize(self, size: TerminalSize) -> None:
+        """Tell the terminal how large it is; nothing happens when the command has ended.
+
+        Raises:
+            ApiError, BackendUnavailable: the daemon refused, or is gone.
+        """
+        await self.until_started()
+        if self._status.done():
+            return
+        try:
+            await execs.resize(self._api, self._exec_id, size)
+        except ApiError:
+            if (await execs.inspect(self._api, self._exec_id)).is_running:
+                raise
 
     async def until_started(self) -> None:
         """Return when the daemon is done with its start, which goes on after it has given the streams.

@@ -7,20 +7,22 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 
 from pytest_benchscale.errors import LabError, NodeDied
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, TerminalSize
 from pytest_benchscale.transports.namespace import files
 from pytest_benchscale.transports.namespace.channel import MARKER, Message
 from pytest_benchscale.transports.namespace.endpoint import Endpoint
 from pytest_benchscale.transports.namespace.streams import PipeReader, PipeWriter
+from pytest_benchscale.transports.namespace.terminal import NamespaceTerminal
 
 __all__ = ["NamespaceTransport"]
 
+_AT_ONCE = 16  # descriptors in a message
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK
 
@@ -52,19 +54,7 @@ class NamespaceCommand:
 
     async def kill_tree(self) -> None:
         """Kill the command and everything it started; return when they are gone."""
-        try:
-            answer, _ = await self._transport.request(
-                "kill", (), id=self._number, marker=self._marker, pipes=self._pipes
-            )
-        except NodeDied:
-            return  # and with it everything in it
-        if answer["left"]:
-            raise LabError(
-                f"{answer['left']} processes of a killed command are still there",
-                node=self._transport.node,
-                step="kill",
-                details="they do not react to SIGKILL: waiting for a device or a file system?",
-            )
+        await self._transport.kill(self._number, self._marker, self._pipes)
 
     async def aclose(self) -> None:
         """Let go of the streams; a background child's further output is discarded."""
@@ -111,7 +101,7 @@ class NamespaceTransport:
         self._on_event = on_event
         self._on_close = on_close
         self._why_ended = why_ended
-        self._commands: dict[int, NamespaceCommand] = {}
+        self._commands: dict[int, NamespaceCommand | NamespaceTerminal] = {}
         self._draining: set[PipeReader] = set()
         self._last = 0
         self._gone = asyncio.Event()
@@ -147,6 +137,46 @@ class NamespaceTransport:
                 os.close(fd)
         return running
 
+    async def open_terminal(
+        self, command: Command, size: TerminalSize, term: str
+    ) -> NamespaceTerminal:
+        """Start a command on a terminal of its own; raises `NodeDied` when the node is gone."""
+        answer, ends = await self.request("terminal")
+        if "errno" in answer:
+            reason = os.strerror(answer["errno"])
+            raise LabError(
+                f"node {self.node!r} has no terminal to give: {reason}",
+                node=self.node,
+                step="terminal",
+            )
+        self._last += 1
+        number = self._last
+        marker = f"{number}-{os.urandom(6).hex()}"
+        master, slave = ends
+        terminal = NamespaceTerminal(master, lambda: self.kill(number, marker, []))
+        terminal.set_up(size)
+        self._commands[number] = terminal
+        try:
+            await self.post(
+                {
+                    "op": "exec",
+                    "id": number,
+                    "argv": command.argv,
+                    "env": {"TERM": term, **command.env, MARKER: marker},
+                    "cwd": command.cwd,
+                    "user": command.user,
+                    "terminal": answer["path"],
+                },
+                (slave,),
+            )
+        except BaseException:
+            self._commands.pop(number, None)
+            terminal.close()
+            raise
+        finally:
+            os.close(slave)
+        return terminal
+
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""
         directory, name = files.split(os.path.abspath(local))  # noqa: ASYNC240 - no I/O
@@ -181,7 +211,12 @@ class NamespaceTransport:
                 os.fchmod(fd, mode)
 
     async def aclose(self) -> None:
-        """Let go of the node and of what its background children still write."""
+        """Let go of the node; what its background children still write is the node's to discard."""
+        outputs = [reader for reader in self._draining if reader.is_open]
+        with suppress(NodeDied):
+            for first in range(0, len(outputs), _AT_ONCE):
+                some = tuple(one.fileno() for one in outputs[first : first + _AT_ONCE])
+                await self.post({"op": "abandon"}, some)
         self.close()
 
     def close(self) -> None:
@@ -210,6 +245,20 @@ class NamespaceTransport:
             return await self._endpoint.request(operation, descriptors, **fields)
         except ConnectionError:
             raise self._died() from None
+
+    async def kill(self, number: int, marker: str, pipes: list[int]) -> None:
+        """Kill a command and everything it started; return when they are gone."""
+        try:
+            answer, _ = await self.request("kill", (), id=number, marker=marker, pipes=pipes)
+        except NodeDied:
+            return  # and with it everything in it
+        if answer["left"]:
+            raise LabError(
+                f"{answer['left']} processes of a killed command are still there",
+                node=self.node,
+                step="kill",
+                details="they do not react to SIGKILL: waiting for a device or a file system?",
+            )
 
     @asynccontextmanager
     async def _opened(self, path: str, flags: int, mode: int = 0) -> AsyncIterator[int]:
@@ -246,8 +295,10 @@ class NamespaceTransport:
             self._on_event(message, descriptors)
             return
         running = self._commands.pop(message["exit"], None)
-        if running is not None:
-            running.ended(message["status"])
+        if running is None:
+            return
+        running.ended(message["status"])
+        if isinstance(running, NamespaceCommand):
             self._draining = {reader for reader in self._draining if reader.is_open}
             self._draining |= {running.stdout, running.stderr}
 

@@ -78,6 +78,10 @@ class PipeReader:
             os.close(self._fd)
             self._fd = -1
 
+    def fileno(self) -> int:
+        """Return the descriptor, negative once it is closed."""
+        return self._fd
+
     @property
     def is_open(self) -> bool:
         """Whether the descriptor is still held."""

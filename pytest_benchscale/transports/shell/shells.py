@@ -20,6 +20,7 @@ from pytest_benchscale.transports.shell.streams import Stream
 __all__ = ["Shells"]
 
 _ROOT = "0"
+_NOBODY = 0  # no process has this number
 _SIGNAL_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5  # between questions about a node whose connections broke
 
@@ -102,13 +103,20 @@ class Shells:
         """Kill a command and everything it started; processes of other users by root."""
         if self.error is not None:  # it may be over that, whatever it was
             raise await self._fate() or self.error
-        user = command.session.user
         with command.holding() as shell:
-            arguments = (command.pid, command.parent, shell, command.marker)
-            script = ("/bin/sh", "-c", KILL, "sh", *map(str, arguments))
-            code = await self._run_beside(script, user)
-            if code == DENIED:
-                code = await self._run_beside(script, _ROOT)
+            ends = (command.pid, command.parent, shell)
+            await self._kill(command.session.user, *ends, command.marker)
+
+    async def kill_marked(self, marker: str, user: str | None) -> None:
+        """Kill what has a mark in its environment, and everything it started."""
+        if self.error is None:
+            await self._kill(user, _NOBODY, _NOBODY, _NOBODY, marker)
+
+    async def _kill(self, user: str | None, *arguments: object) -> None:
+        script = ("/bin/sh", "-c", KILL, "sh", *map(str, arguments))
+        code = await self._run_beside(script, user)
+        if code == DENIED:
+            code = await self._run_beside(script, _ROOT)
         if code != 0:
             raise LabError(
                 "processes of a killed command are still there",

@@ -28,8 +28,8 @@ from pytest_benchscale.transports import execution
 from pytest_benchscale.transports.archive import CHUNK, pack
 from pytest_benchscale.transports.base import (
     Command,
+    Launcher,
     RunningCommand,
-    Transport,
 )
 from pytest_benchscale.transports.shell.flows import collect, pump, send
 from pytest_benchscale.transports.shell.landing import Landing, split_remote
@@ -124,7 +124,7 @@ class TarFiles:
     one.
     """
 
-    def __init__(self, transport: Transport, bulk: Bulk | None = None) -> None:
+    def __init__(self, transport: Launcher, bulk: Bulk | None = None) -> None:
         self._transport = transport
         self._bulk = bulk
         self._limiter = anyio.CapacityLimiter(_AT_ONCE)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pytest_benchscale.errors import BenchscaleError, LabError, NodeDied
-from pytest_benchscale.transports.base import Command, RunningCommand
+from pytest_benchscale.transports.base import Command, RunningCommand, TerminalSize
 from pytest_benchscale.transports.shell.refused import RefusedCommand
 from pytest_benchscale.transports.shell.session import NoShell, Refused
 from pytest_benchscale.transports.shell.shells import Shells
 from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.shell.tar_files import TarFiles
+from pytest_benchscale.transports.shell.terminals import prepared, with_environment
 from pytest_benchscale.transports.ssh.connections import Connections, Greeting
 from pytest_benchscale.transports.ssh.login import Login, LoginFailed
+from pytest_benchscale.transports.ssh.terminal import SshTerminal
 from pytest_benchscale.transports.ssh.users import switched
 
 __all__ = ["SshTransport"]
@@ -60,6 +64,20 @@ class SshTransport:
                 step="ssh",
                 resolution="log in by hand and look what comes instead of /bin/sh",
             ) from error
+
+    async def open_terminal(self, command: Command, size: TerminalSize, term: str) -> SshTerminal:
+        """Start a command on a terminal of its own; raises `NodeDied` when the node is gone."""
+        if self._shells.error is not None:
+            raise self._shells.error
+        marker = os.urandom(8).hex()
+        own = replace(command, env={**self._env, **command.env})
+        ready = switched(with_environment(prepared(own, size, term, marker)))
+        try:
+            channel = await self._connections.open_terminal(ready, size, term)
+        except LoginFailed as failed:
+            raise await self._shells.fate() or failed.as_error(self.node) from failed
+        kill = partial(self._shells.kill_marked, marker, command.user)
+        return SshTerminal(self.node, channel, kill, self._shells.fate)
 
     async def put(self, local: Path, remote: str) -> None:
         """Copy a file or a tree into the node."""

@@ -7,15 +7,19 @@ import shlex
 import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import asyncssh
 
-from pytest_benchscale.transports.base import Command
+from pytest_benchscale.transports.base import Command, TerminalSize
 from pytest_benchscale.transports.shell.streams import Stream
 from pytest_benchscale.transports.ssh.channel import ChannelStream
 from pytest_benchscale.transports.ssh.login import DEFAULT_PORT, Login, LoginFailed, explain
+from pytest_benchscale.transports.ssh.terminal import TerminalChannel
 
 __all__ = ["Connections", "Greeting", "connect"]
+
+T = TypeVar("T")
 
 Greeting = Callable[[Callable[[Command], Awaitable[Stream]]], Awaitable[None]]
 """What is done on the first connection, before all else; it is given a way to start commands there."""
@@ -55,11 +59,39 @@ class Connections:
         Raises:
             LoginFailed: there is no connection, or the machine carries no more commands.
         """
+        return await self._open_channel(partial(self._start, command=command))
+
+    async def open_terminal(
+        self, command: Command, size: TerminalSize, term: str
+    ) -> TerminalChannel:
+        """Start a command as the login's user on a terminal.
+
+        Raises:
+            LoginFailed: as `open_stream`.
+        """
+
+        async def start(connection: asyncssh.SSHClientConnection) -> TerminalChannel:
+            channel = TerminalChannel(self._node)
+            await connection.create_session(
+                lambda: channel,
+                shlex.join(command.argv),
+                encoding=None,
+                term_type=term,
+                term_size=(size.columns, size.rows),
+            )
+            self._used.add(connection)
+            return channel
+
+        return await self._open_channel(start)
+
+    async def _open_channel(
+        self, start: Callable[[asyncssh.SSHClientConnection], Awaitable[T]]
+    ) -> T:
         tried: set[asyncssh.SSHClientConnection] = set()
         while True:
             connection, is_own = await self._connection(tried)
             try:
-                return await self._start(connection, command)
+                return await start(connection)
             except asyncssh.ChannelOpenError as error:
                 # One more was refused, unless it was the first.
                 is_first = is_own and connection not in self._used

@@ -20,7 +20,7 @@ LAYERS = (
     ("transports", "network"),
     ("backends",),
     ("lab",),
-    ("commands", "marks", "options", "reporting", "signals", "testing", "workers"),
+    ("commands", "marks", "options", "reporting", "signals", "testing"),
     ("cli", "plugin"),
 )
 PUBLIC = {

@@ -224,26 +224,17 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodeready(node: Any) -> None:
-    """Remember an xdist worker: it may end unforeseen."""
-    from pytest_benchscale import workers
-
-    workers.attend(node)
-
-
-@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over what an xdist worker has to tell."""
-    from pytest_benchscale import workers
-
-    workers.attend(node)
     if outcome := getattr(node, "workeroutput", {}).get("benchscale"):
         _session(node.config).outcome.merge(outcome)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Show what the tests' own results do not: skips for want of something, failed teardowns."""
-    if labs := config.stash.get(SESSION, None):
-        from pytest_benchscale import reporting
+    if SESSION not in config.stash:
+        return
+    from pytest_benchscale import reporting
 
-        reporting.show(terminalreporter, labs.outcome.sections(quiet=config.get_verbosity() < 0))
+    quiet = config.get_verbosity() < 0
+    reporting.show(terminalreporter, config.stash[SESSION].outcome.sections(quiet=quiet))

@@ -20,7 +20,7 @@ LAYERS = (
     ("transports", "network"),
     ("backends",),
     ("lab",),
-    ("commands", "marks", "options", "progress", "reporting", "signals", "testing", "workers"),
+    ("commands", "marks", "options", "progress", "reporting", "signals", "testing"),
     ("cli", "plugin"),
 )
 PUBLIC = {

@@ -20,7 +20,8 @@ LAYERS = (
     ("transports", "network"),
     ("backends",),
     ("lab",),
-    ("commands", "marks", "options", "progress", "reporting", "signals", "testing"),
+    ("marks",),
+    ("commands", "options", "progress", "reporting", "signals", "testing"),
     ("cli", "plugin"),
 )
 PUBLIC = {

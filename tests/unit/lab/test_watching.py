@@ -163,8 +163,13 @@ def test_a_forked_child_of_its_owner_does_not_fool_it(
 
 def test_signals_for_everybody_do_not_end_it(owner: Callable[[str], Owner], ledger: Ledger) -> None:
     process = owner("enter('1')")
-    _wait_until(lambda: _status(Path("/proc", process.watchdog), "SigIgn") != "0" * 16)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    wanted = sum(
+        1 << (number - 1) for number in signals
+    )  # as proc(5) has them; others are ignored anyway
+    place = Path("/proc", process.watchdog)
+    _wait_until(lambda: int(_status(place, "SigIgn"), 16) & wanted == wanted)
+    for number in signals:
         os.kill(int(process.watchdog), number)
     process.kill()
     _wait_until(lambda: not list(ledger.labs()))

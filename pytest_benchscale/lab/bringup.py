@@ -140,13 +140,13 @@ class BringUp:
 
     async def _checkpoint(self, name: str) -> None:
         try:
-            await self._machines[name].let_go()  # the way in is none of the node's memory
             await self._context.ask(
                 lambda: self._backend.checkpoint(name),
                 deadline=CHECKPOINT_DEADLINE,
                 node=name,
                 step="checkpoint",
             )
+            self._machines[name].ask_the_way()
         except BenchscaleError as exc:
             raise placed(exc, name, "checkpoint") from exc.__cause__
 

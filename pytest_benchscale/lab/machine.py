@@ -69,6 +69,10 @@ class Machine:
             with anyio.move_on_after(ASK_DEADLINE, shield=True):
                 await transport.aclose()
 
+    def ask_the_way(self) -> None:
+        """Have the way into the node be asked for anew: the backend may have renewed it."""
+        self._transport = None
+
     async def refresh(self) -> NodeInfo:
         """Ask the backend for the node's state."""
         self.existing("status")

@@ -7,6 +7,7 @@ import pytest
 from pytest_benchscale.lab.node import Node
 from pytest_benchscale.testing import BackendContract
 from tests.daemons.images import reference
+from tests.daemons.needs import ALL_IS_ASKED_FOR
 
 AMBIGUOUS = {
     "test_every_exit_code_is_the_true_one": "a daemon tells death by signal N and exit code 128+N alike"
@@ -31,6 +32,7 @@ class TestDockerPlain(PlainContract):
     image = reference("plain")
 
 
+@pytest.mark.skipif(not ALL_IS_ASKED_FOR, reason="one daemon is enough: BENCHSCALE_TEST_ALL=yes")
 @pytest.mark.daemon("podman")
 class TestPodmanPlain(PlainContract):
     backend = "podman"

@@ -16,6 +16,7 @@ from tests.daemons.images import IMAGES
 from tests.daemons.loading import missing
 
 __all__ = [
+    "ALL_IS_ASKED_FOR",
     "BOOTS_ARE_CHEAP",
     "LIBVIRT",
     "WHEN_ASKED_FOR",
@@ -31,6 +32,7 @@ __all__ = [
 
 LIBVIRT = "libvirt"
 
+ALL_IS_ASKED_FOR = os.environ.get("BENCHSCALE_TEST_ALL") == "yes"
 BOOTS_ARE_CHEAP = os.environ.get("BENCHSCALE_TEST_VMS") == "all"
 WHEN_ASKED_FOR = "boots machines of its own, which takes long: BENCHSCALE_TEST_VMS=all"
 boots_more = pytest.mark.skipif(not BOOTS_ARE_CHEAP, reason=WHEN_ASKED_FOR)

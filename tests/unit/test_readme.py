@@ -158,7 +158,7 @@ def test_every_error_is_named() -> None:
 
 def test_every_command_exists(capsys: pytest.CaptureFixture[str]) -> None:
     commands = re.findall(r"`benchscale (\w+)", first_cells(section("The benchscale command")))
-    assert len(commands) == 3
+    assert len(commands) == 11
     for command in commands:
         with pytest.raises(SystemExit) as caught:
             cli.main([command, "--help"])

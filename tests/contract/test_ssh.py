@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from pytest_benchscale import Lab
+from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.testing import BackendContract
 from pytest_benchscale.topology.model import NodeSpec, Topology
 from tests.contract.sshd_machines import Keys, as_ssh, machines, needs_sshd
@@ -39,6 +40,16 @@ class TestSsh(BackendContract):
         with (
             cls._there(cls.topology(text, directory)) as topology,
             Lab.open_sync(topology, backend="ssh") as lab,
+        ):
+            yield lab
+
+    @classmethod
+    @contextmanager
+    def open_resettable(cls, text: str) -> Iterator[Lab]:
+        options = LabOptions(resettable=True)
+        with (
+            cls._there(cls.topology(text)) as topology,
+            Lab.open_sync(topology, backend="ssh", options=options) as lab,
         ):
             yield lab
 

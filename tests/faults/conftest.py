@@ -31,6 +31,12 @@ def nothing_left() -> Iterator[Snapshot]:
 
 
 @pytest.fixture
+def ledger_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For labs at a daemon that goes away for good: they stay written down, which is as it should be."""
+    monkeypatch.setenv("BENCHSCALE_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture
 def workplace() -> Iterator[Path]:
     """A directory that another user may enter; pytest closes its own to them now and then."""
     with tempfile.TemporaryDirectory(prefix="work-") as name:

@@ -29,6 +29,8 @@ from tests.daemons.images import reference
 from tests.daemons.private import PrivateDockerd, private_dockerd
 from tests.faults.sessions import start, wait_for_output
 
+pytestmark = pytest.mark.usefixtures("ledger_of_its_own")
+
 NAMES = ("one", "two", "three", "four")
 NODES = "".join(f"  - {{name: {name}, image: '{reference('debian')}'}}\n" for name in NAMES)
 TOPOLOGY = f"metadata: {{name: faulty}}\nnetworks: [{{name: lan}}, {{name: wan}}]\nnodes:\n{NODES}"

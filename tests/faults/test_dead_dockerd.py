@@ -13,6 +13,8 @@ from tests.contract.docker_labs import topology
 from tests.daemons.endpoints import connection
 from tests.daemons.private import PrivateDockerd
 
+pytestmark = pytest.mark.usefixtures("ledger_of_its_own")
+
 PAIR = "{network: {name: lan}, nodes: [{name: a}, {name: b}]}"
 
 

@@ -47,6 +47,12 @@ class Created:
     def __bool__(self) -> bool:
         return self.opened or bool(self.networks) or bool(self.nodes)
 
+    def forget(self) -> None:
+        """There is nothing to give back any more: the lab is somebody else's."""
+        self.opened = False
+        self.networks.clear()
+        self.nodes.clear()
+
 
 class BringUp:
     """One attempt to bring a lab up. What it creates is written into `created` beforehand."""

@@ -24,6 +24,7 @@ from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
 from pytest_benchscale.lab.record import FORMAT, Kept, LabRecord
 from pytest_benchscale.lab.removal import remove
+from pytest_benchscale.topology.addressing import overlap
 from pytest_benchscale.topology.model import Topology
 
 __all__ = ["Reuse", "fingerprint_of"]
@@ -114,7 +115,7 @@ class Reuse:
             if record is None or (record.backend, record.place) != (backend, place):
                 continue
             if found.kept is None or not any(
-                _overlap(one, str(taken.subnet)) for one in record.subnets.values()
+                overlap(ip_network(one), taken.subnet) for one in record.subnets.values()
             ):
                 continue
             one = _candidate(found, backend)
@@ -224,15 +225,6 @@ def _is_older(one: _Candidate, topology: Topology, options: LabOptions) -> bool:
         source is not None
         and one.record.source == source
         and one.record.resettable == options.resettable
-    )
-
-
-def _overlap(one: str, other: str) -> bool:
-    left, right = ip_network(one), ip_network(other)
-    return (
-        left.version == right.version
-        and int(left.network_address) <= int(right.broadcast_address)
-        and int(right.network_address) <= int(left.broadcast_address)
     )
 
 

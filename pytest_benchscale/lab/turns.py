@@ -23,6 +23,7 @@ from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.ledger import Entry, Ledger, Standing
 from pytest_benchscale.lab.record import LabRecord
 from pytest_benchscale.lab.watching import WATCHING, Watching
+from pytest_benchscale.topology.addressing import overlap
 
 __all__ = ["TURN_SECONDS", "enter"]
 
@@ -127,17 +128,8 @@ def _check(record: LabRecord, ledger: Ledger) -> None:
             continue
         for network, subnet in record.subnets.items():
             for theirs in other.subnets.values():
-                if _overlap(subnet, theirs):
+                if overlap(ip_network(subnet), ip_network(theirs)):
                     raise _Rival(network, other, theirs)
-
-
-def _overlap(one: str, other: str) -> bool:
-    left, right = ip_network(one), ip_network(other)
-    return (
-        left.version == right.version
-        and int(left.network_address) <= int(right.broadcast_address)
-        and int(right.network_address) <= int(left.broadcast_address)
-    )
 
 
 @contextmanager

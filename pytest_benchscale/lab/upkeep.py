@@ -113,9 +113,7 @@ class Upkeep:
                 self._up = False
                 for machine in self._machines.values():
                     machine.info = None
-                self._created.nodes.clear()
-                self._created.networks.clear()
-                self._created.opened = False
+                self._created.forget()
                 await self._context.backend.close()
 
     async def _leave(self, registration: Registration, kept: Kept) -> None:
@@ -159,9 +157,7 @@ class Upkeep:
                 await self._context.ask(
                     backend.keep, deadline=KEEP_DEADLINE, node=None, step="leave"
                 )
-                self._created.nodes.clear()
-                self._created.networks.clear()
-                self._created.opened = False
+                self._created.forget()
                 await backend.close()
 
     @on_portal

@@ -17,6 +17,7 @@ __all__ = [
     "IpNetwork",
     "assign",
     "host_bounds",
+    "overlap",
 ]
 
 # Private ranges that absent subnets are taken from, in this order. RFC 1918, RFC 6598, RFC 4193.
@@ -104,7 +105,7 @@ def _free_subnet(name: str, nodes: int, avoid: Sequence[IpNetwork]) -> IpNetwork
         low, end = int(pool.network_address), int(pool.broadcast_address)
         while low + (1 << bits) - 1 <= end:
             candidate = ip_network((int_to_address(low, pool), pool.max_prefixlen - bits))
-            overlapping = [other for other in avoid if _overlap(candidate, other)]
+            overlapping = [other for other in avoid if overlap(candidate, other)]
             if not overlapping:
                 return candidate
             beyond = max(int(other.broadcast_address) for other in overlapping) + 1
@@ -121,7 +122,8 @@ def int_to_address(number: int, like: IpNetwork) -> IpAddress:
     return type(like.network_address)(number)
 
 
-def _overlap(one: IpNetwork, other: IpNetwork) -> bool:
+def overlap(one: IpNetwork, other: IpNetwork) -> bool:
+    """Return whether two subnets have an address in common."""
     return one.version == other.version and one.overlaps(other)
 
 

@@ -28,7 +28,7 @@ from pytest_benchscale.lab.owner import boot_id, since_boot
 from pytest_benchscale.lab.record import Kept, LabRecord
 from pytest_benchscale.lab.record_file import RECORD, append, read
 
-__all__ = ["Entry", "Found", "Ledger", "Standing", "state_directory"]
+__all__ = ["Entry", "Found", "Ledger", "Standing", "lock_within", "state_directory"]
 
 _LOOKS = 0.25  # seconds: longer than anybody who only looks at a record has it locked
 _PAUSE = 0.01
@@ -164,7 +164,10 @@ class Ledger:
         with suppress(OSError):
             descriptor = os.open(self._place(lab_id) / RECORD, _OPEN)
             try:
-                if _lock(descriptor) and (entry := self._entry(lab_id, descriptor)) is not None:
+                if (
+                    lock_within(descriptor)
+                    and (entry := self._entry(lab_id, descriptor)) is not None
+                ):
                     descriptor = -1
                     return entry
             finally:
@@ -194,7 +197,7 @@ class Ledger:
     def hold(self, lab_id: str, descriptor: int) -> Entry | None:
         """Return a lab whose open record another process has handed over, locked by it; None: it is not."""
         with suppress(OSError):
-            if _lock(descriptor):
+            if lock_within(descriptor):
                 fcntl.fcntl(descriptor, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
                 return self._entry(lab_id, descriptor)
         return None
@@ -214,7 +217,7 @@ class Ledger:
                 return True
             descriptor = os.open(place / RECORD, _OPEN)
             try:
-                if _lock(descriptor) and not read(place).begun:
+                if lock_within(descriptor) and not read(place).begun:
                     _remove(place)
                     return True
             finally:
@@ -338,9 +341,12 @@ def _is_over(kept: Kept) -> bool:
     return kept.until is not None and kept.until <= time.time()
 
 
-def _lock(descriptor: int) -> bool:
-    """Lock a record, unless somebody has it. Who only looks at it has it locked for a moment, too."""
-    deadline = time.monotonic() + _LOOKS
+def lock_within(descriptor: int, seconds: float = _LOOKS) -> bool:
+    """Lock what is open, unless somebody has it for longer than this.
+
+    Who only looks at a record has it locked for a moment, too.
+    """
+    deadline = time.monotonic() + seconds
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,20 +7,17 @@ is held by its watchdog until it is gone.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_network
-from pathlib import Path
 
 import anyio
 from anyio import to_thread
 
 from pytest_benchscale.errors import LabError, SubnetTaken
 from pytest_benchscale.lab.context import LabContext
-from pytest_benchscale.lab.ledger import Entry, Ledger, Standing
+from pytest_benchscale.lab.ledger import Entry, Ledger, Standing, lock_within
 from pytest_benchscale.lab.record import LabRecord
 from pytest_benchscale.lab.watching import WATCHING, Watching
 from pytest_benchscale.topology.addressing import overlap
@@ -32,7 +29,6 @@ TURN_SECONDS = 1800.0
 
 _PAUSE = 0.1
 _LOCK_SECONDS = 30.0  # others have it for milliseconds
-_LOCK_PAUSE = 0.005
 _RUN = "benchscale.run"
 
 
@@ -147,24 +143,12 @@ def _alone(ledger: Ledger) -> Iterator[None]:
         yield  # to enter the lab fails for the same reason, and says so
         return
     try:
-        _lock(descriptor, labs)
+        if not lock_within(descriptor, _LOCK_SECONDS):
+            raise LabError(
+                f"the ledger at {labs} has been locked for {_LOCK_SECONDS:g} s",
+                step="ledger",
+                resolution=f"`fuser {labs}` shows by whom; was that process stopped?",
+            )
         yield
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int, labs: Path) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise LabError(
-                    f"the ledger at {labs} has been locked for {_LOCK_SECONDS:g} s",
-                    step="ledger",
-                    resolution=f"`fuser {labs}` shows by whom; was that process stopped?",
-                ) from None
-            time.sleep(_LOCK_PAUSE)
-        else:
-            return

@@ -83,7 +83,8 @@ def _listing_of_libvirt(uri: str) -> Iterator[Listed]:
             ("network", libvirtd.listAllNetworks()),
         ):
             for thing in things:
-                yield kind, thing.name(), thing.UUIDString(), _labels_in(thing.XMLDesc(0))
+                if (description := virtual.description(thing)) is not None:
+                    yield kind, thing.name(), thing.UUIDString(), _labels_in(description)
         for pool in libvirtd.listAllStoragePools():
             for volume in pool.listAllVolumes():
                 if not volume.name().startswith(virtual.STAYING):

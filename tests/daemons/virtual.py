@@ -26,6 +26,7 @@ __all__ = [
     "Libvirtd",
     "clear",
     "connection",
+    "description",
     "find",
     "start",
 ]
@@ -116,6 +117,18 @@ def connection(uri: str) -> Iterator[Any]:
     finally:
         with suppress(libvirt.libvirtError):
             found.close()
+
+
+def description(thing: Any) -> str | None:
+    """Return the XML of a domain or network that was listed; None: it has gone since then."""
+    import libvirt  # noqa: PLC0415  it is not always there
+
+    try:
+        return str(thing.XMLDesc(0))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK):
+            return None
+        raise
 
 
 class Libvirtd:

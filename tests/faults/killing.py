@@ -237,9 +237,8 @@ class _Session:
         found = []
         with virtual.connection(self._addresses[LIBVIRT]) as libvirtd:
             for thing in (*libvirtd.listAllDomains(), *libvirtd.listAllNetworks()):
-                with suppress(Exception):  # it has just gone
-                    if run[1] in thing.XMLDesc(0):
-                        found.append(f"{type(thing).__name__} {thing.name()}")
+                if run[1] in (virtual.description(thing) or ""):
+                    found.append(f"{type(thing).__name__} {thing.name()}")
             for pool in libvirtd.listAllStoragePools():
                 found += [
                     f"volume {volume.name()}"

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import docker.errors
 import pytest
@@ -69,12 +70,24 @@ def _what_it_has(dockerd: PrivateDockerd) -> list[str]:
 
 
 def _clear(dockerd: PrivateDockerd) -> None:
-    """Have a test that failed not fail the next ones."""
+    """Have a test that failed not fail the next ones; who else removes things may go on meanwhile."""
+    deadline = time.monotonic() + 30
     with connection(dockerd.host) as client:
-        for container in client.containers.list(all=True):
-            with suppress(docker.errors.NotFound):  # a request of the test was faster
-                container.remove(force=True, v=True)
+        while containers := client.containers.list(all=True, ignore_removed=True):
+            assert time.monotonic() < deadline, containers
+            for container in containers:
+                with suppress(docker.errors.NotFound):  # a request of the test was faster
+                    _remove(container)
+            time.sleep(0.1)
         client.networks.prune()
+
+
+def _remove(container: Any) -> None:
+    try:
+        container.remove(force=True, v=True)
+    except docker.errors.APIError as error:
+        if "already in progress" not in error.explanation:
+            raise
 
 
 @contextmanager

@@ -27,4 +27,4 @@ def ledger_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 
 def _labs() -> list[str]:
-    return [f"{one.lab_id}: {one.standing}" for one in Ledger().labs()]
+    return [f"{one.lab_id}: {one.standing}, {one.record}" for one in Ledger().labs()]

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Iterable
 
 _NLMSG_ERROR = 2
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 18, 20, 24
@@ -218,6 +219,27 @@ class Netlink:
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(body), kind, flags, self._sequence, 0)
         self._batch.append((header + body + bytes(-len(body) % 4), what))
+
+
+def configure(devices: Iterable[tuple[str, str]], routes: Iterable[tuple[str, str]]) -> None:
+    """Bring devices of the calling thread's network namespace up, with an address each, and add routes.
+
+    Addresses are written with their prefix length; a route is a destination and the gateway to it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    netlink = Netlink()
+    try:
+        netlink.set_up("lo")
+        for device, address in devices:
+            netlink.set_up(device)
+            netlink.add_address(socket.if_nametoindex(device), address)
+        for destination, via in routes:
+            netlink.add_route(destination, via)
+        netlink.flush()
+    finally:
+        netlink.close()
 
 
 def _parse(address: str) -> tuple[int, bytes, int]:

@@ -210,6 +210,7 @@ async def test_a_container_of_the_users_own_on_a_labs_network_is_untouched(
             told = str(error)
             network.disconnect(guest)
             network.remove()
+            await lab.down()  # now nothing is in the way
     assert time.monotonic() - began < 45
     # The guest was in the way: either it was put out of it, or it is said who it was.
     assert told is None or "guest-of-a-lab" in told

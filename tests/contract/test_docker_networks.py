@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,13 +17,14 @@ from typing import Any
 import pytest
 
 from pytest_benchscale import Lab, LabError
+from pytest_benchscale.backends.docker import plugging
 from pytest_benchscale.backends.docker.backend import DockerBackend
 from pytest_benchscale.errors import NodeDied, SubnetTaken
 from pytest_benchscale.lab.plan import mac_of
 from pytest_benchscale.lab.portal import Portal
 from pytest_benchscale.network import kernel_routes
 from pytest_benchscale.network.link import Side
-from tests.contract.docker_labs import daemon, networks, opened, topology
+from tests.contract.docker_labs import containers, daemon, networks, opened, topology
 from tests.daemons.images import reference
 
 pytestmark = [pytest.mark.daemon("docker")]
@@ -147,7 +151,7 @@ async def test_the_links_of_a_node_are_its_own_devices():
 async def test_a_partition_cuts_addresses_that_no_plan_knows_too():
     text = """
         networks: [{name: lan}, {name: six, subnet: "fd00:77:1::/64"}]
-        nodes: [{name: a}, {name: b}]
+        nodes: [{name: a}, {name: b, command: [sleep, "1000"]}]
         """
     async with opened(text) as lab:
         device = lab["b"].interfaces["six"]
@@ -283,3 +287,72 @@ async def test_fifty_nodes_come_up_without_holding_up_the_event_loop():
     # Twice, since another program may have had the processor while a thread of ours had the lock.
     assert len([gap for gap in gaps if gap >= 0.05]) <= 2, sorted(gaps)[-5:]
     assert max(gaps) < 0.2
+
+
+# --- links of ours ---
+
+MIXED = """
+    network: {name: lan}
+    nodes:
+      - {name: first}
+      - {name: idle}
+      - {name: busy, command: [sleep, "1000"]}
+      - {name: other}
+    """
+
+
+def _plugged(api: Any, lab: Lab) -> set[str]:
+    known = containers(api, lab)
+    return {name for name, one in known.items() if one["Config"].get("NetworkDisabled")}
+
+
+def _links_of_ours() -> set[str]:
+    return {name for _, name in socket.if_nameindex() if name.startswith("bs")}
+
+
+async def test_links_that_we_make_and_those_of_docker_are_one_network(api):
+    before = _links_of_ours()
+    async with opened(MIXED) as lab:
+        assert _plugged(api, lab) == {"idle", "other"}
+        for _ in range(2):
+            assert len(_links_of_ours() - before) == 2
+            for name, reached in (await lab.reachability()).items():
+                assert set(reached) == set(lab.nodes) - {name}
+            for node in lab.nodes.values():
+                for name, other in lab.nodes.items():
+                    hosts = await node.exec(["getent", "ahostsv4", name], check=True)
+                    assert str(other.address) in hosts.stdout
+            await lab["idle"].restart()
+            await lab["busy"].restart()
+    deadline = time.monotonic() + 5  # the kernel takes its time with namespaces
+    while _links_of_ours() - before:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def test_a_network_of_a_lab_that_is_up_is_not_pruned(api):
+    async with opened(MIXED) as lab:
+        api.prune_networks(filters={"label": f"benchscale.lab={lab.lab_id}"})
+        assert list(networks(api, lab)) == ["lan"]
+        (await lab["idle"].exec(["ping", "-c1", "-W2", "other"])).check()
+
+
+async def test_a_node_may_change_its_own_hosts_file_and_no_other_has_it():
+    async with opened(MIXED) as lab:
+        await lab["idle"].exec("echo 192.0.2.1 elsewhere >> /etc/hosts", check=True)
+        assert (await lab["idle"].exec(["getent", "hosts", "elsewhere"])).ok
+        assert not (await lab["other"].exec(["getent", "hosts", "elsewhere"])).ok
+        await lab["idle"].restart()
+        assert (await lab["idle"].exec(["getent", "hosts", "elsewhere"])).ok
+
+
+async def test_a_link_that_cannot_be_made_fails_the_lab_and_says_of_which_node(api, monkeypatch):
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), "link bs1")
+
+    monkeypatch.setattr(plugging, "plug", refuse)
+    with pytest.raises(
+        LabError, match=r"node '(idle|other)' could not be attached.*No such device"
+    ):
+        async with opened(MIXED):
+            pass

@@ -236,9 +236,11 @@ class _Session:
             return []
         found = []
         with virtual.connection(self._addresses[LIBVIRT]) as libvirtd:
-            for thing in (*libvirtd.listAllDomains(), *libvirtd.listAllNetworks()):
-                if run[1] in (virtual.description(thing) or ""):
-                    found.append(f"{type(thing).__name__} {thing.name()}")
+            found += [
+                f"{type(thing).__name__} {thing.name()}"
+                for thing in (*libvirtd.listAllDomains(), *libvirtd.listAllNetworks())
+                if run[1] in (virtual.description(thing) or "")
+            ]
             for pool in libvirtd.listAllStoragePools():
                 found += [
                     f"volume {volume.name()}"

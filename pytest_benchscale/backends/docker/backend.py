@@ -36,6 +36,7 @@ from pytest_benchscale.backends.docker.ability import (
     not_enforced,
     refuse_volumes_elsewhere,
 )
+from pytest_benchscale.backends.docker.attachments import Attachments
 from pytest_benchscale.backends.docker.containers import LAB_LABEL, NETWORK_LABEL, Containers
 from pytest_benchscale.backends.docker.dialect import DOCKER, Dialect
 from pytest_benchscale.backends.docker.endpoints import Endpoint, find_docker
@@ -138,7 +139,10 @@ class DockerBackend(Upkeep):
         wirings = wire(
             plan, internal=ability.internal, routes_internally=self.dialect.routes_internally
         )
-        self._containers = Containers(engine, plan, wirings, ability, self.dialect, remover)
+        attachments = await Attachments.of(engine, plan, wirings, ability, self.dialect)
+        self._containers = Containers(
+            engine, plan, wirings, attachments, ability, self.dialect, remover
+        )
         self._access = Access(self._containers, info)
         label = {LAB_LABEL: plan.lab_id}
         self._vigil = Vigil(engine, label, self._nodes, self.dialect)
@@ -165,8 +169,7 @@ class DockerBackend(Upkeep):
                 raise SubnetTaken(plan.name, plan.subnet, _JUST_NOW) from error
             what = f"network {plan.name!r} could not be created"
             raise failures.explain(error, what, "network") from error
-        prefix = self.dialect.bridge_prefix
-        bridge = None if prefix is None else f"{prefix}{identifier[:12]}"
+        bridge = containers.attachments.bridge(plan.name, identifier)
         return NetworkInfo(plan.name, plan.subnet, plan.gateway, plan.internet, bridge)
 
     async def delete_network(self, name: str) -> None:
@@ -199,7 +202,7 @@ class DockerBackend(Upkeep):
         if not node.is_alive:
             node.lost(NodeDied(name, node.why()))
             async with containers.engine.building():
-                await containers.detach_later_networks(node)
+                await containers.attachments.leave_later_networks(node)
                 await containers.start(node, again=True)
                 self._ready(node)
         return node.info()

@@ -6,30 +6,26 @@ import asyncio
 import dataclasses
 import functools
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import anyio
 import requests
-from anyio import to_thread
 
-from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
-from pytest_benchscale.backends.docker import devices, failures, images, routes
+from pytest_benchscale.backends.base import LabPlan, NodePlan
+from pytest_benchscale.backends.docker import failures, images
 from pytest_benchscale.backends.docker.ability import Ability
-from pytest_benchscale.backends.docker.announce import announce
+from pytest_benchscale.backends.docker.attachments import Attachments
 from pytest_benchscale.backends.docker.contents import has_one_of
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
-from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.logs import with_times
-from pytest_benchscale.backends.docker.network import Wiring, joins_in_order, routes_of
+from pytest_benchscale.backends.docker.network import Wiring
 from pytest_benchscale.backends.docker.node import DockerNode, how_it_ended
 from pytest_benchscale.backends.docker.removal import Remover
 from pytest_benchscale.backends.docker.spec import (
     container_config,
     container_name,
-    endpoint,
     published,
 )
 from pytest_benchscale.errors import LabError
@@ -51,6 +47,7 @@ class Containers:
     engine: Engine
     lab: LabPlan
     wirings: Mapping[str, Wiring]
+    attachments: Attachments
     ability: Ability
     dialect: Dialect
     remover: Remover
@@ -69,11 +66,11 @@ class Containers:
         """
         plan = node.plan
         node.image = image = await self.image(plan)
-        config = self._config(node, image)
+        config = await self._config(node, image)
         await self._create(node, config)
         if not plan.spec.command and await self._lacks_sleep(image, node):
             node.own_command = True
-            config = self._config(node, image)
+            config = await self._config(node, image)
             await self._create_again(node, config)
         await self._start_first(node, config)
 
@@ -83,7 +80,7 @@ class Containers:
         Raises:
             LabError: that failed, or it ended at once.
         """
-        config = self._config(node, image)
+        config = await self._config(node, image)
         await self._create(node, config)
         await self._start_first(node, config)
 
@@ -128,19 +125,17 @@ class Containers:
             if self.ability.init and failures.lacks_init(error):
                 raise _NoInit from error
             raise await self._did_not_start(node, error) from error
-        for interface in self._later(plan):
-            await self._attach(node, interface)
+        await self.attachments.join_after_start(node)
         known = await self.inspect(container)
         state = known["State"]
         if not state["Running"]:
             raise await self._ended_at_once(node, state)
         node.ports = published(known)
         if plan.interfaces:
-            await self._settle_routes(node, state["Pid"])
-            if routes.can_be_set(self.engine):
-                with suppress(OSError):  # then its neighbours find it a little later
-                    if await self._settle_macs(plan, state["Pid"]) or again:
-                        await announce(state["Pid"], plan.interfaces)
+            try:
+                await self.attachments.settle(node, state["Pid"], again=again)
+            except OSError as error:
+                raise await self._not_attached(node, error) from error
         node.started(state)
         # Whom it was not to hear it hears until that is applied again: then there is no time to lose.
         if plan.spec.command and not node.lost_links:
@@ -149,26 +144,6 @@ class Containers:
         node.lost_links = False
         if not node.is_alive:
             raise await self._ended_at_once(node, (await self.inspect(container))["State"])
-
-    async def detach_later_networks(self, node: DockerNode) -> None:
-        """Detach a stopped container from what it must join after its start: its devices keep their order."""
-        for interface in self._later(node.plan):
-            network = self.wirings[interface.network].docker_name
-            try:
-                await self.engine.call(
-                    self.engine.client.disconnect_container_from_network,
-                    node.container,
-                    network,
-                    force=True,
-                )
-            except ApiError as error:
-                if error.status not in (
-                    403,
-                    404,
-                ):  # it is not on it: its last start came not so far
-                    raise failures.explain(
-                        error, f"node {node.plan.name!r} was not detached", "start", node.plan.name
-                    ) from error
 
     async def inspect(self, container: str) -> Mapping[str, Any]:
         """Return what the daemon knows of a container."""
@@ -186,7 +161,8 @@ class Containers:
         text: str = await self.engine.call(read)
         return text
 
-    def _config(self, node: DockerNode, image: str) -> dict[str, Any]:
+    async def _config(self, node: DockerNode, image: str) -> dict[str, Any]:
+        binds = await self.attachments.binds(node)
         return container_config(
             node.plan,
             self.lab,
@@ -196,6 +172,7 @@ class Containers:
             ability=self.ability,
             dialect=self.dialect,
             own_command=node.own_command,
+            binds=binds,
         )
 
     async def _create(self, node: DockerNode, config: dict[str, Any]) -> None:
@@ -212,44 +189,12 @@ class Containers:
         except ApiError as error:
             what = f"node {plan.name!r} could not be created"
             raise failures.explain(error, what, "create", plan.name) from error
-        for interface in self._sooner(plan)[1:]:
-            await self._attach(node, interface)
+        await self.attachments.join_before_start(node)
 
     async def _create_again(self, node: DockerNode, config: dict[str, Any]) -> None:
         assert node.container is not None  # noqa: S101  it was created
         await self.remover.container(node.container)
         await self._create(node, config)
-
-    async def _attach(self, node: DockerNode, interface: InterfacePlan) -> None:
-        settings = endpoint(node.plan, interface, self.ability)
-        ipam = settings["IPAMConfig"]
-        try:
-            await self.engine.call(
-                self.engine.client.connect_container_to_network,
-                node.container,
-                self.wirings[interface.network].docker_name,
-                ipv4_address=ipam.get("IPv4Address"),
-                ipv6_address=ipam.get("IPv6Address"),
-                aliases=settings["Aliases"],
-                mac_address=settings.get("MacAddress"),
-            )
-        except ApiError as error:
-            what = f"node {node.plan.name!r} could not be attached to network {interface.network!r}"
-            raise failures.explain(error, what, "networks", node.plan.name) from error
-
-    def _sooner(self, plan: NodePlan) -> tuple[InterfacePlan, ...]:
-        """Return the attachments that a container may have before it starts, and keep their device names.
-
-        Of three and more, Docker sorts but the first.
-        """
-        if len(plan.interfaces) < 2 or not self.dialect.sorts_networks:
-            return plan.interfaces
-        first, second, *_ = plan.interfaces
-        in_order = joins_in_order(self.wirings[first.network], self.wirings[second.network])
-        return plan.interfaces[: 2 if in_order else 1]
-
-    def _later(self, plan: NodePlan) -> tuple[InterfacePlan, ...]:
-        return plan.interfaces[len(self._sooner(plan)) :]
 
     async def _lacks_sleep(self, image: str, node: DockerNode) -> bool:
         """Return whether an image has no `sleep`; looked up once for all nodes, in the first one's files."""
@@ -258,24 +203,16 @@ class Containers:
             self._has_sleep[image] = asyncio.ensure_future(self.engine.call(look))
         return not await asyncio.shield(self._has_sleep[image])
 
-    async def _settle_routes(self, node: DockerNode, pid: int) -> None:
-        wanted = routes_of(node.plan, self.wirings)
-        if self.engine.address.is_local:
-            work = functools.partial(
-                routes.settle, pid, wanted, may_change=routes.can_be_set(self.engine)
-            )
-            # An error: the daemon is in a machine of its own, or the container has ended.
-            with suppress(OSError):
-                if await to_thread.run_sync(work):
-                    return
-        await routes.change_by_exec(self.engine, str(node.container), wanted, node.plan.name)
-
-    async def _settle_macs(self, plan: NodePlan, pid: int) -> bool:
-        """Set the MACs that the daemon chose by itself, as some do but for the first network's."""
-        if len(plan.interfaces) < 2:
-            return False
-        work = functools.partial(devices.settle, plan.interfaces)
-        return await to_thread.run_sync(inside, pid, work)
+    async def _not_attached(self, node: DockerNode, error: OSError) -> LabError:
+        name = node.plan.name
+        state = (await self.inspect(str(node.container)))["State"]
+        if not state["Running"]:
+            return await self._ended_at_once(node, state)
+        return LabError(
+            f"node {name!r} could not be attached to its networks: {error}",
+            node=name,
+            step="networks",
+        )
 
     async def _did_not_start(self, node: DockerNode, error: ApiError) -> LabError:
         name = node.plan.name

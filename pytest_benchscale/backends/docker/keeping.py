@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from anyio import to_thread
+
 from pytest_benchscale.backends.base import LabPlan, NodePlan, NodeStatus
-from pytest_benchscale.backends.docker import failures
+from pytest_benchscale.backends.docker import devices, failures
 from pytest_benchscale.backends.docker.containers import NETWORK_LABEL, NODE_LABEL, Containers
 from pytest_benchscale.backends.docker.errand import Done
+from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.node import DockerNode, how_it_ended
 from pytest_benchscale.backends.docker.spec import published
 from pytest_benchscale.errors import LabError
@@ -45,6 +49,7 @@ def state_of(nodes: Mapping[str, DockerNode], networks: Mapping[str, str]) -> di
                 "container": node.container,
                 "image": node.image,
                 "own_command": node.own_command,
+                "is_plugged": node.is_plugged,
                 "checkpoint": node.checkpoint,
                 "status": str(node.status),
                 "reason": node.reason,
@@ -86,7 +91,7 @@ async def find_nodes(containers: Containers, state: Mapping[str, Any]) -> dict[s
                 *(containers.inspect(one["container"]) for one in kept)
             )
             for node, one, known in zip(plan.nodes, kept, all_known, strict=True):
-                complaints += _changes(containers, node, one, known)
+                complaints += await to_thread.run_sync(_changes, containers, node, one, known)
                 nodes[node.name] = _found(node, one, known)
     if complaints:
         raise LabError(
@@ -113,8 +118,14 @@ def _missing(
 
 def _changes(
     containers: Containers, plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]
+) -> list[str]:
+    """Return what is otherwise with a node than when it was kept. Blocks."""
+    return list(_differences(containers, plan, kept, known))
+
+
+def _differences(
+    containers: Containers, plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield what is otherwise with a node than when it was kept."""
     state, wanted = known["State"], NodeStatus(kept["status"])
     now = "paused" if state.get("Paused") else "running" if state["Running"] else "not running"
     before = "not running" if wanted in {NodeStatus.STOPPED, NodeStatus.DEAD} else str(wanted)
@@ -122,6 +133,10 @@ def _changes(
         yield f"node {plan.name!r} was {before} and is {now}"
         return
     if now == "not running":
+        return
+    if kept["is_plugged"]:
+        if not _is_plugged(plan, state["Pid"]):
+            yield f"node {plan.name!r} has lost a link of its own"
         return
     attached = known["NetworkSettings"].get("Networks") or {}
     for interface in plan.interfaces:
@@ -131,11 +146,20 @@ def _changes(
             yield f"node {plan.name!r} is not on network {interface.network!r} as {address}"
 
 
+def _is_plugged(plan: NodePlan, pid: int) -> bool:
+    try:
+        inside(pid, functools.partial(devices.find, plan.interfaces))
+    except OSError:
+        return False
+    return True
+
+
 def _found(plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]) -> DockerNode:
     """Return a node that was found."""
     node, state = DockerNode(plan), dict(known["State"])
     node.container, node.image = kept["container"], kept["image"]
     node.checkpoint, node.own_command = kept["checkpoint"], kept["own_command"]
+    node.is_plugged = kept["is_plugged"]
     node.creation = Done(kept["container"])
     if state["Running"]:
         node.ports = published(known)

@@ -45,6 +45,7 @@ class DockerNode:
         self.pid = 0  # of its main process, where the daemon counts them
         self.creation: Errand | Done | None = None
         self.own_command = False  # it is idle, and runs what its image says
+        self.is_plugged = False  # its links are ours, not Docker's
         self.commit: Errand | None = None
         self.checkpoint: str | None = (
             None  # the image that has its files as they were when it was ready

@@ -42,10 +42,12 @@ def container_config(
     ability: Ability,
     dialect: Dialect,
     own_command: bool = False,
+    binds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return the body of the request that creates a node's container, on its first network.
 
-    With `own_command` an idle node runs what its image says, not `IDLE`.
+    With `own_command` an idle node runs what its image says, not `IDLE`. With `binds` its links are made by
+    us, and its names are in these (`plugging`).
 
     Raises:
         LabError: the source of a volume is not there.
@@ -65,6 +67,14 @@ def container_config(
         config["Cmd"] = list(plan.spec.command)
     elif not own_command:
         config["Entrypoint"], config["Cmd"] = [], list(IDLE)
+    if binds is not None:
+        config["NetworkDisabled"] = True
+        config["HostConfig"]["NetworkMode"] = "none"
+        config["HostConfig"]["Binds"] = [*config["HostConfig"].get("Binds", ()), *binds]
+        return config
+    config["HostConfig"]["ExtraHosts"] = [
+        f"{name}:{ip}" for name, ips in plan.hosts.items() for ip in ips
+    ]
     if first is None:
         config["HostConfig"]["NetworkMode"] = "none"
         return config
@@ -116,7 +126,6 @@ def _host_config(
 ) -> dict[str, Any]:
     spec = plan.spec
     config: dict[str, Any] = {
-        "ExtraHosts": [f"{name}:{ip}" for name, ips in plan.hosts.items() for ip in ips],
         "LogConfig": {"Type": dialect.log_driver, "Config": dict(dialect.log_options)},
         "Init": ability.init and not _is_init(spec.command),
     }

@@ -51,7 +51,9 @@ class Upkeep:
         except BaseException:
             await self.close()
             raise
-        self._networks.update({name: Done(one) for name, one in state["networks"].items()})
+        for name, identifier in state["networks"].items():
+            self._networks[name] = Done(identifier)
+            self._opened().attachments.bridge(name, identifier)
         self._nodes.update(nodes)
         self._is_kept = False
         for node in nodes.values():

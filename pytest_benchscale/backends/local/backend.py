@@ -33,12 +33,12 @@ from pytest_benchscale.backends.local.limits import Limits
 from pytest_benchscale.backends.local.node import LocalNode, how_it_ended, main_ended
 from pytest_benchscale.backends.local.spec import (
     has_internet,
-    hosts_file,
     image_id,
     node_spec,
     reasons_against,
 )
 from pytest_benchscale.backends.local.traffic import HolderTraffic
+from pytest_benchscale.backends.names import hosts_file
 from pytest_benchscale.errors import BackendUnavailable, LabError, NodeDied, NotSupported
 from pytest_benchscale.network.echo import Echoes, SocketEchoes
 from pytest_benchscale.network.link import Link, Side

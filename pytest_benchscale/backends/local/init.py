@@ -13,7 +13,7 @@ import socket
 
 from pytest_benchscale.backends.local import rootfs, sealing, system
 from pytest_benchscale.backends.local.service import Service
-from pytest_benchscale.network.netlink import Netlink
+from pytest_benchscale.network.netlink import Netlink, configure
 from pytest_benchscale.transports.namespace import channel, linux
 
 TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
@@ -153,15 +153,10 @@ def _connect(spec: dict[str, Any], hub: Netlink, namespace: int) -> None:
         )
         hub.set_up(link["name"])
     hub.flush()
-    own = Netlink()
-    own.set_up("lo")
-    for link in spec["links"]:
-        own.set_up(link["device"])
-        own.add_address(socket.if_nametoindex(link["device"]), link["address"])
-    for route in spec["routes"]:
-        own.add_route(route["destination"], route["via"])
-    own.flush()
-    own.close()
+    configure(
+        ((link["device"], link["address"]) for link in spec["links"]),
+        ((route["destination"], route["via"]) for route in spec["routes"]),
+    )
 
 
 def _set_sysctls(root: str, spec: dict[str, Any]) -> None:

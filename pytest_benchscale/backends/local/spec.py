@@ -10,19 +10,17 @@ from typing import Any
 
 from pytest_benchscale.backends.base import LabPlan, NodePlan
 from pytest_benchscale.backends.local import internet
+from pytest_benchscale.backends.names import NO_RESOLVER
 from pytest_benchscale.backends.volumes import volumes_of
 from pytest_benchscale.errors import BenchscaleError, LabError
 from pytest_benchscale.topology import images as catalogue
-from pytest_benchscale.topology.addressing import IpAddress
 from pytest_benchscale.topology.model import NodeSpec, Topology
 
-__all__ = ["HOST", "has_internet", "hosts_file", "image_id", "node_spec", "reasons_against"]
+__all__ = ["HOST", "has_internet", "image_id", "node_spec", "reasons_against"]
 
 HOST = "host"  # the image that is this machine's own root
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_NO_RESOLVER = "# This network has no name server; the names of the nodes are in /etc/hosts.\n"
-_LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 
 
 def reasons_against(topology: Topology, images: Mapping[str, str]) -> list[str]:
@@ -82,7 +80,7 @@ def node_spec(
         "etc": {
             "hostname": f"{plan.hostname}\n",
             "hosts": hosts,
-            "resolv.conf": f"nameserver {internet.NAME_SERVER}\n" if outside else _NO_RESOLVER,
+            "resolv.conf": f"nameserver {internet.NAME_SERVER}\n" if outside else NO_RESOLVER,
         },
         "image": _image_path(plan, lab),
         "env": {"PATH": path, "LANG": "C.UTF-8", **plan.env},
@@ -111,12 +109,6 @@ def node_spec(
             for one in volumes_of(plan, lab)
         ],
     }
-
-
-def hosts_file(hosts: Mapping[str, tuple[IpAddress, ...]]) -> str:
-    """Return the text of /etc/hosts for the addresses by which a node reaches the others."""
-    lines = [f"{address} {name}" for name, addresses in hosts.items() for address in addresses]
-    return _LOCALHOST + "\n".join(lines) + "\n"
 
 
 def image_id(plan: NodePlan, lab: LabPlan) -> str:

@@ -99,6 +99,17 @@ def test_every_address_of_every_node_is_in_its_hosts():
     ]
 
 
+def test_a_container_whose_links_are_ours_has_no_network_of_the_daemons(tmp_path):
+    (tmp_path / "z").mkdir()
+    text = "{network: {name: lan}, nodes: [{name: a, volumes: ['./z:/z:z']}]}"
+    made = config(text, tmp_path, binds=["/x/hosts:/etc/hosts:z"])
+    assert made["NetworkDisabled"] is True
+    assert made["HostConfig"]["NetworkMode"] == "none"
+    assert made["HostConfig"]["Binds"] == [f"{tmp_path}/z:/z:z", "/x/hosts:/etc/hosts:z"]
+    assert not made.keys() & {"NetworkingConfig", "MacAddress"}
+    assert not made["HostConfig"].keys() & {"ExtraHosts", "Dns"}
+
+
 def test_names_that_nobody_has_are_not_asked_for_outside():
     inside = host("{network: {name: lan}, nodes: [{name: a}]}")
     assert inside["Dns"] == ["127.0.0.1"]

@@ -272,7 +272,9 @@ def _labels(api: Any, thing: objects.Thing) -> Mapping[str, str]:
 def _files(place: Path) -> frozenset[str]:
     """Return the files of its own temporary and state directory; these themselves may stay."""
     standing = {place / "state" / name for name in ("labs", "logs")}
-    found = [*(place / "state").rglob("*"), *(place / "tmp").rglob("*")]
+    # A walk, since a glob does not bear that something goes meanwhile.
+    walks = itertools.chain(os.walk(place / "state"), os.walk(place / "tmp"))
+    found = (Path(at, name) for at, *names in walks for name in itertools.chain(*names))
     return frozenset(str(path) for path in found if path not in standing)
 
 

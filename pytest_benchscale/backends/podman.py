@@ -55,6 +55,8 @@ class PodmanBackend(DockerBackend):
         super().__init__()
         self._uses_service = False
         self._exemptions: Exemptions | None = None
+        self._firewalled = False  # what passes its bridges goes through this machine's firewall
+        self._may_exempt = False
 
     async def connect(self) -> Engine:
         """Connect to the service that there is, else to one that is started for us."""
@@ -62,12 +64,14 @@ class PodmanBackend(DockerBackend):
         return await connection.connect(self.name, self._endpoint, PRODUCT)
 
     async def open(self, plan: LabPlan) -> None:
-        """Do the same as for Docker; let routed packets pass where the firewall would change them."""
+        """Do the same as for Docker; let packets pass where the firewall would drop or change them."""
         await super().open(plan)
-        routers = [node.name for node in plan.nodes if node.forwards]
-        if not routers or self.last_ability.internal:
+        if not self._firewalled:
             return
-        if not can_exempt():
+        routers = [node.name for node in plan.nodes if node.forwards]
+        if not self._may_exempt:
+            if not routers:
+                return
             raise NotSupported(
                 self.name,
                 "nodes that are routers, on this machine",
@@ -77,14 +81,17 @@ class PodmanBackend(DockerBackend):
                 resolution="install iptables, or `sudo sysctl net.bridge.bridge-nf-call-iptables=0`, or use "
                 "the backend 'docker', or a rootless Podman",
             )
-        self._exemptions = Exemptions(plan.lab_id, [one.subnet for one in plan.networks])
+        subnets = [network.subnet for network in plan.networks]
+        self._exemptions = Exemptions(plan.lab_id, subnets, routed=bool(routers))
         if self._is_kept:
             return  # who had the lab has added them
         try:
             await to_thread.run_sync(self._exemptions.add)
         except subprocess.CalledProcessError as error:
             raise LabError(
-                "the firewall does not let routed packets pass", step="open", details=error.stderr
+                "the firewall does not let the lab's packets pass",
+                step="open",
+                details=error.stderr,
             ) from error
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
@@ -102,12 +109,13 @@ class PodmanBackend(DockerBackend):
         """Return whether packets pass on internal networks.
 
         Where bridged packets go through the firewall, something must let them pass if it drops by default, as
-        Docker's does. Docker does so for its networks, Podman only for those not internal. A rootless
-        Podman has a firewall of its own.
+        Docker's does. Docker does so for its networks, Podman only for those not internal, and we where
+        we may. A rootless Podman has a firewall of its own.
         """
-        if _is_rootless(info) or not engine.address.is_local:
-            return True
-        return not await to_thread.run_sync(filters_bridges)
+        here = engine.address.is_local and not _is_rootless(info)
+        self._firewalled = here and await to_thread.run_sync(filters_bridges)
+        self._may_exempt = self._firewalled and can_exempt()
+        return not self._firewalled or self._may_exempt
 
     def place(self) -> Mapping[str, str]:
         """Return what leads to the same service; a service of ours ends with us, so then to its store."""

@@ -1,9 +1,13 @@
-"""Routers on a machine whose firewall sees what passes its bridges, with Podman.
+"""Networks of Podman on a machine whose firewall sees what passes its bridges.
 
-Podman has the machine hide, behind an address of its own, who sends a packet to any other network. Where
-bridged packets go through the firewall (net.bridge.bridge-nf-call-iptables), that also happens to what
-one node sends to another through a router between them. A rule for each two networks of the lab, before
-Podman's, exempts it; it names the lab, and goes with it.
+Where bridged packets go through the firewall (net.bridge.bridge-nf-call-iptables), one that forwards nothing
+by default, as Docker's does, has nodes not hear each other. On ordinary networks Podman lets them, with rules
+for every container; on internal ones it does nothing. One rule of ours for each network of the lab is enough.
+
+Podman also has the machine hide, behind an address of its own, who sends a packet from an ordinary network
+to any other one, and there that happens to what one node sends to another through a router between them.
+Where there are routers, a rule for each two networks, before Podman's, exempts it. Each rule names its lab,
+and goes with it.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from pytest_benchscale.topology.addressing import IpNetwork
 __all__ = ["Exemptions", "can_exempt", "labs_with_rules", "remove_rules"]
 
 _TOOLS = {4: "iptables", 6: "ip6tables"}
+_PLACES = {"FORWARD": "filter", "POSTROUTING": "nat"}  # chains, and their tables
 _SECONDS = 20
 _PREFIX = "benchscale-"  # of the comment; the lab's id follows
 
@@ -32,9 +37,11 @@ def can_exempt() -> bool:
 class Exemptions:
     """The rules for one lab; what they do blocks. `add` and `remove` may be called again."""
 
-    def __init__(self, lab_id: str, subnets: Sequence[IpNetwork]) -> None:
+    def __init__(self, lab_id: str, subnets: Sequence[IpNetwork], *, routed: bool = False) -> None:
+        """`routed`: nodes send packets from one of the subnets to another."""
         self._lab_id = lab_id
         self._subnets = tuple(subnets)
+        self._routed = routed
 
     def add(self) -> None:
         """Put the rules in.
@@ -54,11 +61,13 @@ class Exemptions:
         remove_rules(self._lab_id)
 
     def _rules(self) -> Iterator[tuple[str, ...]]:
-        for source, target in itertools.permutations(self._subnets, 2):
+        end = ("-m", "comment", "--comment", f"{_PREFIX}{self._lab_id}", "-j", "ACCEPT")
+        for subnet in self._subnets:
+            yield (_TOOLS[subnet.version], "FORWARD", "-s", str(subnet), *end)
+        for source, target in itertools.permutations(self._subnets if self._routed else (), 2):
             if source.version == target.version:
                 words = ("POSTROUTING", "-s", str(source), "-d", str(target))
-                comment = ("-m", "comment", "--comment", f"{_PREFIX}{self._lab_id}")
-                yield (_TOOLS[source.version], *words, *comment, "-j", "ACCEPT")
+                yield (_TOOLS[source.version], *words, *end)
 
 
 def labs_with_rules() -> list[str]:
@@ -84,8 +93,8 @@ def remove_rules(lab_id: str) -> None:
 def _standing() -> list[tuple[str, str, list[str]]]:
     """Return the rules of all labs: the tool, the lab, and the rule as it would be deleted."""
     found = []
-    for tool in _TOOLS.values():
-        listing = _run(tool, "-S", ["POSTROUTING"])
+    for tool, chain in itertools.product(_TOOLS.values(), _PLACES):
+        listing = _run(tool, "-S", [chain])
         listing.check_returncode()
         for line in listing.stdout.splitlines():
             words = shlex.split(line) if line.startswith("-A ") and _PREFIX in line else []
@@ -100,5 +109,6 @@ def _change(tool: str, action: str, rule: Sequence[str]) -> None:
 
 
 def _run(tool: str, action: str, rule: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    command = [tool, "-w", "-t", "nat", action, *rule]
+    chain, *_ = rule
+    command = [tool, "-w", "-t", _PLACES[chain], action, *rule]
     return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)

@@ -384,7 +384,8 @@ def _remove(place: Path) -> None:
         elif path.name != RECORD:
             path.unlink(missing_ok=True)
     (place / RECORD).unlink(missing_ok=True)
-    place.rmdir()
+    with suppress(FileNotFoundError):  # without a record, another process may have cleared it
+        place.rmdir()
 
 
 def _sync_directory(path: Path) -> None:

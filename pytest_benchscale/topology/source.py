@@ -24,6 +24,9 @@ MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
 MAX_VALUES = 100_000
 
+_NESTED = f"nested more than {MAX_DEPTH} levels deep"
+_TOO_DEEP = "exceeded maximum nesting depth"  # says libyaml, which reads ahead, from 1,000 on
+
 # The C parser is ten times as fast and comes with PyYAML's wheels.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -204,6 +207,8 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> tuple[str, Place]:
     if mark is None:
         return f"not valid YAML: {error.problem}", Place(1, 1)
     place = Place(mark.line + 1, mark.column + 1)
+    if error.problem == _TOO_DEEP:
+        return _NESTED, place
     lines = text.split("\n", place.line)
     if place.line <= len(lines) and lines[place.line - 1][place.column - 1 :].startswith("\t"):
         return "not valid YAML: a tab character; YAML is indented with spaces", place
@@ -293,7 +298,7 @@ class _Composer:
         if event.tag not in {None, "!", _MAP_TAG if is_mapping else _SEQUENCE_TAG}:
             self._note(f"the tag {_shown_tag(event.tag)} does not fit here; leave it out", place)
         if len(self._frames) >= MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} levels deep", place)
+            self._fail(_NESTED, place)
         if event.anchor:
             self._anchors.pop(event.anchor, None)
         container = Section(place) if is_mapping else Items(place)
@@ -323,7 +328,7 @@ class _Composer:
             self._fail(f"the alias *{anchor} repeats nothing: there is no anchor &{anchor}", place)
         self._count(place, target.values)
         if len(self._frames) + target.height > MAX_DEPTH:
-            self._fail(f"nested more than {MAX_DEPTH} levels deep by the alias *{anchor}", place)
+            self._fail(f"{_NESTED} by the alias *{anchor}", place)
         if self._frames:
             parent = self._frames[-1]
             parent.height = max(parent.height, target.height + 1)

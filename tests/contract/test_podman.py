@@ -25,21 +25,38 @@ class TestPodman(BackendContract):
     image = reference("debian")
 
 
-def rules_of(lab_id: str) -> list[str]:
-    """Return the rules of this machine's firewall that are a lab's."""
+def rules_of(lab_id: str, table: str) -> list[str]:
+    """Return the rules in a table of this machine's firewall that are a lab's."""
     if os.geteuid() != 0 or shutil.which("iptables") is None:
         return []
-    command = ["iptables", "-w", "-t", "nat", "-S"]
+    command = ["iptables", "-w", "-t", table, "-S"]
     listing = subprocess.run(command, capture_output=True, text=True, check=True)
     return [rule for rule in listing.stdout.splitlines() if f"benchscale-{lab_id}" in rule]
 
 
 @pytest.mark.daemon("podman")
-async def test_rules_that_let_routed_packets_pass_go_with_their_lab():
-    async with Lab.open(TestPodman.topology(CAMPUS), backend="podman") as lab:
+@pytest.mark.parametrize(
+    ("topology", "tables"),
+    [(CAMPUS, {"filter", "nat"}), ("{nodes: [{name: a}, {name: b}]}", {"filter"})],
+    ids=["with a router", "without"],
+)
+async def test_rules_that_let_packets_pass_go_with_their_lab(topology, tables):
+    wanted = tables if os.geteuid() == 0 and podman.filters_bridges() else set()
+    async with Lab.open(TestPodman.topology(topology), backend="podman") as lab:
         assert lab.lab_id is not None
-        assert bool(rules_of(lab.lab_id)) == (os.geteuid() == 0 and podman.filters_bridges())
-    assert not rules_of(lab.lab_id)
+        assert {table for table in ("filter", "nat") if rules_of(lab.lab_id, table)} == wanted
+    assert not any(rules_of(lab.lab_id, table) for table in ("filter", "nat"))
+
+
+@pytest.mark.daemon("podman")
+async def test_where_no_rule_may_be_made_podman_makes_its_own(monkeypatch):
+    monkeypatch.setattr(podman, "can_exempt", lambda: False)
+    async with Lab.open(
+        TestPodman.topology("{nodes: [{name: a}, {name: b}]}"), backend="podman"
+    ) as lab:
+        assert lab.lab_id is not None
+        assert not rules_of(lab.lab_id, "filter")
+        assert await lab.reachability() == {"a": ["b"], "b": ["a"]}
 
 
 @pytest.mark.daemon("podman")

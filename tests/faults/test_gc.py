@@ -220,13 +220,13 @@ def test_rules_of_the_firewall_go_with_their_lab_alone(own_ledger: Path) -> None
         ip_network("fd00:251::/64"),
     ]
     for one in (wreck, other):
-        Exemptions(one.lab_id, subnets).add()
+        Exemptions(one.lab_id, subnets, routed=True).add()
     try:
-        assert labs_with_rules().count(wreck.lab_id) == 2
+        assert labs_with_rules().count(wreck.lab_id) == 3 + 2
         wreck.write_down().let_go()
         assert main(["gc", "--yes"]) == 0
         assert wreck.lab_id not in labs_with_rules()
-        assert labs_with_rules().count(other.lab_id) == 2
+        assert labs_with_rules().count(other.lab_id) == 3 + 2
     finally:
         for one in (wreck, other):
             Exemptions(one.lab_id, subnets).remove()

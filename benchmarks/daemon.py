@@ -13,7 +13,8 @@ from typing import Any
 
 from benchmarks import compose_v2
 from benchmarks.contestants import ContestantError, Field
-from benchmarks.workers.peer import AT_ONCE, LABEL
+from benchmarks.workers.peer import AT_ONCE, INTERNAL, LABEL, OPEN
+from pytest_benchscale.backends.podman import filters_bridges
 from tests.daemons.endpoints import VARIABLES, Unreachable, connection
 from tests.daemons.endpoints import find as find_address
 from tests.daemons.images import reference
@@ -36,6 +37,11 @@ class Daemon:
         """Connect to it by the docker SDK."""
         with connection(self.url, timeout=300) as client:
             yield client
+
+    @property
+    def carries_internally(self) -> bool:
+        """Whether packets pass on its internal networks: only then are nodes there what ours are."""
+        return self.backend != "podman" or not filters_bridges()
 
     def describe(self) -> str:
         """Return what the figures were measured with."""
@@ -137,7 +143,8 @@ def _argv(name: str, daemon: Daemon) -> tuple[str, ...]:
         module, arguments = name, [daemon.backend, reference(IMAGE)]
     else:
         module, more = PEERS[name]
-        arguments = [name, daemon.run, reference(IMAGE), *more()]
+        kind = INTERNAL if daemon.carries_internally else OPEN
+        arguments = [name, daemon.run, reference(IMAGE), kind, *more()]
     variables = {"DOCKER_HOST", VARIABLES[daemon.backend]}
     settings = [f"{variable}={daemon.url}" for variable in sorted(variables)]
     return ("env", *settings, sys.executable, "-m", f"benchmarks.workers.{module}", *arguments)

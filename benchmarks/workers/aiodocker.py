@@ -53,7 +53,8 @@ class Aiodocker:
             raise RuntimeError(f"true ended with {code}")
 
     async def up(self, nodes: str) -> list[float]:
-        options = {"Name": self.setting.network, "Driver": "bridge", "Internal": True}
+        kind = {"Driver": "bridge", "Internal": self.setting.internal}
+        options = {"Name": self.setting.network, **kind}
         start = perf_counter()
         self.net = await self.client.networks.create({**options, "Labels": self.setting.labels})
         await self.each(self.create_node, range(int(nodes)))

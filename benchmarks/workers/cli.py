@@ -28,7 +28,8 @@ class Cli(Peer):
         self.label = f"--label={LABEL}={setting.run}"
 
     def create_network(self) -> None:
-        docker("network", "create", "--internal", self.label, self.setting.network)
+        kind = ["--internal"] if self.setting.internal else []
+        docker("network", "create", *kind, self.label, self.setting.network)
 
     def destroy_network(self) -> None:
         docker("network", "rm", self.setting.network)

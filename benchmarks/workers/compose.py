@@ -28,7 +28,7 @@ class Compose(Peer):
             }
             for number in range(self.nodes)
         }
-        networks = {"lan": {"internal": True, "labels": self.setting.labels}}
+        networks = {"lan": {"internal": self.setting.internal, "labels": self.setting.labels}}
         return json.dumps({"services": services, "networks": networks})
 
     def compose(self, *arguments: str) -> None:

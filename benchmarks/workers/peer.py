@@ -19,6 +19,9 @@ from benchmarks.workers.protocol import Verb, serve
 LABEL = "benchscale-benchmark"
 """On everything that a peer creates; the value is the run."""
 
+INTERNAL, OPEN = "internal", "open"
+"""Kinds of networks, on a worker's command line."""
+
 AT_ONCE = 8
 """How many calls a daemon gets at a time; it does not get faster with more."""
 
@@ -28,17 +31,21 @@ TRUE = ("true",)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker's command line says: its own name, the run, the image of all nodes, and more."""
+    """What a worker's command line says: its own name, the run, the image of all nodes, and more.
+
+    `internal`: its network is to be Docker's kind without a way out.
+    """
 
     name: str
     run: str
     image: str
+    internal: bool
     more: tuple[str, ...]
 
     @classmethod
     def parse(cls) -> Setting:
-        name, run, image, *more = sys.argv[1:]
-        return cls(name, run, image, tuple(more))
+        name, run, image, kind, *more = sys.argv[1:]
+        return cls(name, run, image, kind == INTERNAL, tuple(more))
 
     @property
     def labels(self) -> dict[str, str]:

@@ -27,7 +27,10 @@ class Sdk(Peer):
         if not self.has_network:
             return
         self.net = self.client.networks.create(
-            self.setting.network, driver="bridge", internal=True, labels=self.setting.labels
+            self.setting.network,
+            driver="bridge",
+            internal=self.setting.internal,
+            labels=self.setting.labels,
         )
 
     def destroy_network(self) -> None:

@@ -24,7 +24,7 @@ class Testcontainers(Peer):
         self.containers: list[Any] = []
 
     def create_network(self) -> None:
-        options = {"internal": True, "labels": self.setting.labels}
+        options = {"internal": self.setting.internal, "labels": self.setting.labels}
         self.net = self.make_network(docker_network_kw=options).create()
 
     def destroy_network(self) -> None:

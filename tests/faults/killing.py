@@ -100,15 +100,24 @@ class Figures:
 
 
 def kill_sessions(
-    backend: str, kills: int, seed: int, *, phases: Sequence[str] = PHASES
+    backend: str,
+    kills: int,
+    seed: int,
+    *,
+    phases: Sequence[str] = PHASES,
+    within: Mapping[str, float] | None = None,
 ) -> Figures:
-    """Kill so many sessions, in each of the phases in turn, and count after each what is left."""
+    """Kill so many sessions, in each of the phases in turn, and count after each what is left.
+
+    `within` says for each phase how many seconds from its beginning on they are killed; without it, as many
+    as it lasts in a session that nobody kills.
+    """
     figures, chance = Figures(backend), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="killing-") as name, ExitStack() as ends:
         place = Path(name)
         _write(place, backend)
         foreign = ends.enter_context(_foreigners(backend, place))
-        lasted = _Session(place, backend).lasted()
+        lasted = within or _Session(place, backend).lasted()
         print(f"seed {seed}; " + ", ".join(f"{k} {v:.2f} s" for k, v in lasted.items()), flush=True)
         for number in range(kills):
             phase = phases[number % len(phases)]

@@ -12,19 +12,19 @@ SEED = random.SystemRandom().randrange(10**6)
 
 
 @pytest.mark.parametrize(
-    ("backend", "kills", "phases"),
+    ("backend", "kills", "within"),
     [
-        ("local", 6, PHASES),
-        pytest.param("docker", 3, PHASES, marks=pytest.mark.daemon("docker")),
-        pytest.param("podman", 3, PHASES, marks=pytest.mark.daemon("podman")),
+        ("local", 6, None),
+        pytest.param("docker", 3, None, marks=pytest.mark.daemon("docker")),
+        pytest.param("podman", 3, None, marks=pytest.mark.daemon("podman")),
         # A machine takes long to boot, and is there before it has: so that is when they are killed.
-        pytest.param("libvirt", 1, ("create",), marks=pytest.mark.daemon("libvirt")),
+        pytest.param("libvirt", 2, {"create": 20.0}, marks=pytest.mark.daemon("libvirt")),
     ],
 )
 def test_killed_sessions_leave_nothing_and_harm_nobody(
-    backend: str, kills: int, phases: tuple[str, ...]
+    backend: str, kills: int, within: dict[str, float] | None
 ) -> None:
-    figures = kill_sessions(backend, kills, SEED, phases=phases)
+    figures = kill_sessions(backend, kills, SEED, phases=tuple(within or PHASES), within=within)
     print(figures)
     assert figures.left == []
     assert figures.harmed == []

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from pytest_benchscale.backends.docker.diagnosis import PODMAN as PRODUCT
 from pytest_benchscale.backends.docker.dialect import PODMAN, Dialect
 from pytest_benchscale.backends.docker.endpoints import Endpoint
 from pytest_benchscale.backends.docker.engine import Engine
+from pytest_benchscale.backends.docker.shared_machine import shares_this_machine
 from pytest_benchscale.backends.podman_firewall import (
     Exemptions,
     can_exempt,
@@ -45,6 +47,14 @@ _STORE = ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "XDG_DATA_HOME", "XDG_CO
 _service = PodmanService()
 
 
+class Firewall(Enum):
+    """What a firewall does to packets on the bridges of internal networks."""
+
+    ELSEWHERE = "nothing: bridges do not go through it, or it is not ours to see"
+    OPENED = "it drops them, and we may let them pass"
+    CLOSED = "it drops them"
+
+
 class PodmanBackend(DockerBackend):
     """Nodes as containers of Podman, of root's or of an ordinary user's."""
 
@@ -55,8 +65,7 @@ class PodmanBackend(DockerBackend):
         super().__init__()
         self._uses_service = False
         self._exemptions: Exemptions | None = None
-        self._firewalled = False  # what passes its bridges goes through this machine's firewall
-        self._may_exempt = False
+        self._firewall = Firewall.ELSEWHERE
 
     async def connect(self) -> Engine:
         """Connect to the service that there is, else to one that is started for us."""
@@ -66,10 +75,10 @@ class PodmanBackend(DockerBackend):
     async def open(self, plan: LabPlan) -> None:
         """Do the same as for Docker; let packets pass where the firewall would drop or change them."""
         await super().open(plan)
-        if not self._firewalled:
+        if self._firewall is Firewall.ELSEWHERE:
             return
         routers = [node.name for node in plan.nodes if node.forwards]
-        if not self._may_exempt:
+        if self._firewall is Firewall.CLOSED:
             if not routers:
                 return
             raise NotSupported(
@@ -85,14 +94,8 @@ class PodmanBackend(DockerBackend):
         self._exemptions = Exemptions(plan.lab_id, subnets, routed=bool(routers))
         if self._is_kept:
             return  # who had the lab has added them
-        try:
+        with _told("open"):
             await to_thread.run_sync(self._exemptions.add)
-        except subprocess.CalledProcessError as error:
-            raise LabError(
-                "the firewall does not let the lab's packets pass",
-                step="open",
-                details=error.stderr,
-            ) from error
 
     async def create_network(self, plan: NetworkPlan) -> NetworkInfo:
         """Do the same as for Docker; again when somebody's interface vanished while Podman looked at all."""
@@ -112,10 +115,8 @@ class PodmanBackend(DockerBackend):
         Docker's does. Docker does so for its networks, Podman only for those not internal, and we where
         we may. A rootless Podman has a firewall of its own.
         """
-        here = engine.address.is_local and not _is_rootless(info)
-        self._firewalled = here and await to_thread.run_sync(filters_bridges)
-        self._may_exempt = self._firewalled and can_exempt()
-        return not self._firewalled or self._may_exempt
+        self._firewall = await to_thread.run_sync(_firewall_of, engine, info)
+        return self._firewall is not Firewall.CLOSED
 
     def place(self) -> Mapping[str, str]:
         """Return what leads to the same service; a service of ours ends with us, so then to its store."""
@@ -132,7 +133,7 @@ class PodmanBackend(DockerBackend):
             await super().delete_owned(owner, lab_id)
         finally:
             if can_exempt():
-                with _firewall("gc"):
+                with _told("gc"):
                     await to_thread.run_sync(remove_rules, lab_id)
 
     async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
@@ -140,7 +141,7 @@ class PodmanBackend(DockerBackend):
         things = await super().list_owned(owner)
         if owner is not None or not can_exempt():
             return things
-        with _firewall("list"):
+        with _told("list"):
             labs = await to_thread.run_sync(labs_with_rules)
         return [*things, *(OwnedThing("firewall rule", f"of {lab}", lab) for lab in set(labs))]
 
@@ -150,11 +151,14 @@ class PodmanBackend(DockerBackend):
         try:
             await super().close()
         finally:
-            if self._exemptions is not None and not is_kept:
-                await to_thread.run_sync(self._exemptions.remove)
-            if self._uses_service:
-                self._uses_service = False
-                await to_thread.run_sync(_service.release)
+            try:
+                if self._exemptions is not None and not is_kept:
+                    with _told("close"):
+                        await to_thread.run_sync(self._exemptions.remove)
+            finally:
+                if self._uses_service:
+                    self._uses_service = False
+                    await to_thread.run_sync(_service.release)
 
     async def _own_service(self) -> Endpoint:
         if not self._uses_service:
@@ -169,7 +173,7 @@ class PodmanBackend(DockerBackend):
 
 
 @contextmanager
-def _firewall(step: str) -> Iterator[None]:
+def _told(step: str) -> Iterator[None]:
     """Have the failure of a block told as ours."""
     try:
         yield
@@ -206,6 +210,14 @@ def _answers(path: Path) -> bool:
 def _is_rootless(info: Mapping[str, Any]) -> bool:
     options = info.get("SecurityOptions") or ()
     return bool(info.get("Rootless")) or any("rootless" in option for option in options)
+
+
+def _firewall_of(engine: Engine, info: Mapping[str, Any]) -> Firewall:
+    """Find out about the firewall of a service that may be on this machine."""
+    if not engine.address.is_local or _is_rootless(info) or not filters_bridges():
+        return Firewall.ELSEWHERE
+    may = can_exempt() and shares_this_machine(engine.address)
+    return Firewall.OPENED if may else Firewall.CLOSED
 
 
 def filters_bridges() -> bool:

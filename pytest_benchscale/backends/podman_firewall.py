@@ -26,6 +26,7 @@ __all__ = ["Exemptions", "can_exempt", "labs_with_rules", "remove_rules"]
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 _PLACES = {"FORWARD": "filter", "POSTROUTING": "nat"}  # chains, and their tables
 _SECONDS = 20
+_NO_TABLE = 3  # what the tools end with where the kernel has no such table, or no IPv6
 _PREFIX = "benchscale-"  # of the comment; the lab's id follows
 
 
@@ -63,7 +64,8 @@ class Exemptions:
     def _rules(self) -> Iterator[tuple[str, ...]]:
         end = ("-m", "comment", "--comment", f"{_PREFIX}{self._lab_id}", "-j", "ACCEPT")
         for subnet in self._subnets:
-            yield (_TOOLS[subnet.version], "FORWARD", "-s", str(subnet), *end)
+            bridged = ("FORWARD", "-s", str(subnet), "-m", "physdev", "--physdev-is-bridged")
+            yield (_TOOLS[subnet.version], *bridged, *end)
         for source, target in itertools.permutations(self._subnets if self._routed else (), 2):
             if source.version == target.version:
                 words = ("POSTROUTING", "-s", str(source), "-d", str(target))
@@ -95,6 +97,8 @@ def _standing() -> list[tuple[str, str, list[str]]]:
     found = []
     for tool, chain in itertools.product(_TOOLS.values(), _PLACES):
         listing = _run(tool, "-S", [chain])
+        if listing.returncode == _NO_TABLE:
+            continue
         listing.check_returncode()
         for line in listing.stdout.splitlines():
             words = shlex.split(line) if line.startswith("-A ") and _PREFIX in line else []

@@ -16,7 +16,7 @@ _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 17, 
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_EXCL, _NLM_F_CREATE = 0x1, 0x4, 0x200, 0x400
 _CREATE = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
 
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MASTER = 1, 3, 10
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER = 1, 3, 4, 10
 _IFLA_LINKINFO, _IFLA_NET_NS_FD = 18, 28
 _IFLA_INFO_KIND, _IFLA_INFO_DATA = 1, 2
 _IFLA_BR_MCAST_SNOOPING = 23
@@ -81,21 +81,30 @@ class Netlink:
         self._link(_RTM_NEWLINK, _CREATE, f"bridge {name}", text(_IFLA_IFNAME, name) + kind)
 
     def add_veth(
-        self, name: str, *, master: int, peer: str, peer_mac: str, peer_namespace: int
+        self,
+        name: str,
+        *,
+        master: int,
+        peer: str,
+        peer_mac: str,
+        peer_namespace: int,
+        mtu: int | None = None,
     ) -> None:
         """Create a veth pair in one message: this end on a bridge, the other in a namespace (fd)."""
+        size = b"" if mtu is None else number(_IFLA_MTU, mtu)
         other_end = (
             _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
             + text(_IFLA_IFNAME, peer)
             + attribute(_IFLA_ADDRESS, bytes.fromhex(peer_mac.replace(":", "")))
             + number(_IFLA_NET_NS_FD, peer_namespace)
+            + size
         )
         kind = nested(
             _IFLA_LINKINFO,
             text(_IFLA_INFO_KIND, "veth"),
             nested(_IFLA_INFO_DATA, attribute(_VETH_INFO_PEER, other_end)),
         )
-        attributes = text(_IFLA_IFNAME, name) + number(_IFLA_MASTER, master) + kind
+        attributes = text(_IFLA_IFNAME, name) + number(_IFLA_MASTER, master) + size + kind
         self._link(_RTM_NEWLINK, _CREATE, f"link {name}", attributes)
 
     def add_ifb(self, name: str) -> None:

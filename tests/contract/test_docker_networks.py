@@ -346,13 +346,57 @@ async def test_a_node_may_change_its_own_hosts_file_and_no_other_has_it():
         assert (await lab["idle"].exec(["getent", "hosts", "elsewhere"])).ok
 
 
-async def test_a_link_that_cannot_be_made_fails_the_lab_and_says_of_which_node(api, monkeypatch):
-    def refuse(*_arguments: object) -> None:
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), "link bs1")
+async def test_a_node_that_was_killed_is_off_the_network_whoever_has_its_namespace_open(api):
+    before = _links_of_ours()
+    async with opened(MIXED) as lab:
+        pid = containers(api, lab)["idle"]["State"]["Pid"]
+        with Path(f"/proc/{pid}/ns/net").open():
+            await lab["idle"].kill()
+            assert len(_links_of_ours() - before) == 1  # that of the other one
+            await lab["idle"].start()
+            assert len(_links_of_ours() - before) == 2
+            (await lab["other"].exec(["ping", "-c3", "-i.2", "-W2", "idle"])).check()
 
-    monkeypatch.setattr(plugging, "plug", refuse)
+
+async def test_a_container_that_joins_a_lab_gets_no_nodes_address(api):
+    async with opened(MIXED) as lab:
+        config = api.create_host_config(network_mode=networks(api, lab)["lan"]["Name"])
+        own = api.create_container(reference("debian"), name="users-own", host_config=config)["Id"]
+        try:
+            api.start(own)
+            (attached,) = api.inspect_container(own)["NetworkSettings"]["Networks"].values()
+            assert attached["IPAddress"]
+            assert attached["IPAddress"] not in {str(node.address) for node in lab.nodes.values()}
+        finally:
+            api.remove_container(own, force=True)
+
+
+async def test_a_network_without_an_address_to_spare_comes_up_too():
+    names = ", ".join(f"{{name: n{number}}}" for number in range(5))
+    text = f"{{network: {{name: lan, subnet: 10.235.0.0/29}}, nodes: [{names}]}}"
+    async with opened(text) as lab:
+        (await lab["n4"].exec(["ping", "-c1", "-W2", "n3"])).check()
+
+
+async def test_a_start_that_failed_half_way_can_be_tried_again(monkeypatch):
+    async with opened(MIXED) as lab:
+        await lab["idle"].stop()
+        with monkeypatch.context() as patch:
+            patch.setattr(plugging, "_configure", _refuse)
+            with pytest.raises(LabError, match="'idle' could not be attached"):
+                await lab["idle"].start()
+        await lab["idle"].start()
+        (await lab["idle"].exec(["ping", "-c1", "-W2", "other"])).check()
+
+
+async def test_a_link_that_cannot_be_made_fails_the_lab_and_says_of_which_node(monkeypatch):
+    monkeypatch.setattr(plugging.Plugs, "plug", _refuse)
     with pytest.raises(
         LabError, match=r"node '(idle|other)' could not be attached.*No such device"
     ):
         async with opened(MIXED):
             pass
+
+
+def _refuse(*_arguments: object) -> None:
+    raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), "link bs1")

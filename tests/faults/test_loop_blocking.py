@@ -64,8 +64,11 @@ def _stolen() -> list[float]:
 
 
 def _pages_fetched() -> int:
-    """Return how often the calling thread had to wait for a page of its memory: major faults."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+    """Return how often this process had to wait for a page of its memory: major faults.
+
+    Those of all threads: one that waits may have the interpreter meanwhile, and so holds up the others.
+    """
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _shared(began: float, ended: float, since: float, until: float) -> float:

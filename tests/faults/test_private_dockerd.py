@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_benchscale import Lab, Topology
 from tests.daemons.endpoints import Unreachable, connection
 from tests.daemons.images import reference
 from tests.daemons.private import PrivateDockerd, private_dockerd
@@ -77,6 +78,20 @@ def test_stopped_it_stops_its_containers(dockerd: PrivateDockerd) -> None:
     dockerd.stop()
     assert processes_in({inside}) == []
     dockerd.start()
+
+
+async def test_elsewhere_all_links_are_the_daemons_own(
+    dockerd: PrivateDockerd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", dockerd.host)
+    image = reference("debian")
+    topology = Topology.from_dict({"nodes": [{"name": name, "image": image} for name in "ab"]})
+    async with Lab.open(topology, backend="docker") as lab:
+        with connection(dockerd.host) as client:
+            known = client.containers.list(filters={"label": f"benchscale.lab={lab.lab_id}"})
+            assert len(known) == 2
+            assert not any(one.attrs["Config"].get("NetworkDisabled") for one in known)
+        assert await lab.reachability() == {"a": ["b"], "b": ["a"]}
 
 
 @pytest.mark.parametrize("state", ["as it is", "frozen", "killed"])

@@ -7,16 +7,15 @@ MACs and adds routes; so some of it is asked for later, and some is changed afte
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Self
 
 from anyio import to_thread
 
-from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan
-from pytest_benchscale.backends.docker import devices, failures, plugging, routes
+from pytest_benchscale.backends.base import InterfacePlan, NodePlan
+from pytest_benchscale.backends.docker import devices, failures, routes
 from pytest_benchscale.backends.docker.ability import Ability
 from pytest_benchscale.backends.docker.announce import announce
 from pytest_benchscale.backends.docker.dialect import Dialect
@@ -24,50 +23,40 @@ from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.inside import inside
 from pytest_benchscale.backends.docker.network import Wiring, joins_in_order, routes_of
 from pytest_benchscale.backends.docker.node import DockerNode
+from pytest_benchscale.backends.docker.plugging import Plugs
 from pytest_benchscale.backends.docker.spec import endpoint
 from pytest_benchscale.errors import LabError
 
 __all__ = ["Attachments"]
 
 _NOT_ATTACHED = (403, 404)
+_MTU = "com.docker.network.driver.mtu"
 
 
 @dataclasses.dataclass
 class Attachments:
     """The attachments of the containers of one lab.
 
-    `plugged` are the nodes whose links are ours as long as they run nothing of their own; `files` is where
-    what these need is written, and `bridges` names the bridges of the networks.
+    `plugs` are the links that we make, where we may.
     """
 
     engine: Engine
     wirings: Mapping[str, Wiring]
     ability: Ability
     dialect: Dialect
-    plugged: frozenset[str] = frozenset()
-    files: Path | None = None
-    bridges: dict[str, str] = dataclasses.field(default_factory=dict)
+    plugs: Plugs | None = None
 
-    @classmethod
-    async def of(
-        cls,
-        engine: Engine,
-        lab: LabPlan,
-        wirings: Mapping[str, Wiring],
-        ability: Ability,
-        dialect: Dialect,
-    ) -> Self:
-        """Find out whose links can be made by us."""
-        plugged, files = frozenset[str](), lab.files
-        may_plug = dialect.bridge_prefix is not None and files is not None
-        # In a bind of Docker's a colon ends the path.
-        if (
-            may_plug
-            and ":" not in str(files)
-            and await to_thread.run_sync(plugging.shares_this_machine, engine.address)
-        ):
-            plugged = plugging.chosen(lab)
-        return cls(engine, wirings, ability, dialect, plugged, files)
+    async def learn(self, network: str, identifier: str) -> str | None:
+        """Be told of a network that was made; return its bridge, None where the daemon does not tell."""
+        prefix = self.dialect.bridge_prefix
+        if prefix is None:
+            return None
+        bridge = f"{prefix}{identifier[:12]}"
+        if self.plugs is not None:
+            known = await self.engine.call(self.engine.client.inspect_network, identifier)
+            mtu = (known.get("Options") or {}).get(_MTU)
+            self.plugs.learn(network, bridge, int(mtu) if mtu else None)
+        return bridge
 
     async def binds(self, node: DockerNode) -> Sequence[str] | None:
         """Decide on the links of a container that will be made; return what `container_config` wants.
@@ -75,25 +64,18 @@ class Attachments:
         Raises:
             LabError: a file cannot be written.
         """
-        name = node.plan.name
-        node.is_plugged = name in self.plugged and not node.own_command
-        if not node.is_plugged or self.files is None:
+        plan, plugs = node.plan, self.plugs
+        node.is_plugged = plugs is not None and not node.own_command and plugs.are_for(plan)
+        if plugs is None or not node.is_plugged:
             return None
         try:
-            return await to_thread.run_sync(plugging.binds, node.plan, self.files)
+            return await to_thread.run_sync(plugs.binds, plan)
         except OSError as error:
             raise LabError(
-                f"node {name!r}: the names of the others cannot be written for it: {error}",
-                node=name,
+                f"node {plan.name!r}: the names of the others cannot be written for it: {error}",
+                node=plan.name,
                 step="networks",
             ) from error
-
-    def bridge(self, network: str, identifier: str) -> str | None:
-        """Remember, and return, the bridge of one of Docker's networks; None: the daemon does not tell."""
-        prefix = self.dialect.bridge_prefix
-        if prefix is None:
-            return None
-        return self.bridges.setdefault(network, f"{prefix}{identifier[:12]}")
 
     async def join_before_start(self, node: DockerNode) -> None:
         """Attach a container that was created on its first network to those that need not wait.
@@ -145,9 +127,11 @@ class Attachments:
         """
         plan = node.plan
         if node.is_plugged:
-            wanted = routes_of(plan, self.wirings)
-            work = functools.partial(plugging.plug, pid, plan.interfaces, self.bridges, wanted)
-            await to_thread.run_sync(work)
+            if self.plugs is None:
+                raise PermissionError(
+                    errno.EPERM, "only a process that may make links can start it"
+                )
+            await to_thread.run_sync(self.plugs.plug, plan, pid, routes_of(plan, self.wirings))
         else:
             await self._settle_routes(node, pid)
         if routes.can_be_set(self.engine):
@@ -155,6 +139,12 @@ class Attachments:
                 changed = not node.is_plugged and await self._settle_macs(plan, pid)
                 if changed or again:
                     await announce(pid, plan.interfaces)
+
+    async def part(self, node: DockerNode) -> None:
+        """Remove the links of ours that a container has had, which has ended."""
+        if node.is_plugged and self.plugs is not None:
+            with suppress(OSError):  # then they go with its namespace
+                await to_thread.run_sync(self.plugs.unplug, node.plan)
 
     async def _join(self, node: DockerNode, interface: InterfacePlan) -> None:
         settings = endpoint(node.plan, interface, self.ability)

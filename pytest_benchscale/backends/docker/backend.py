@@ -45,6 +45,7 @@ from pytest_benchscale.backends.docker.errand import Done, Errand
 from pytest_benchscale.backends.docker.links import Access
 from pytest_benchscale.backends.docker.network import wire
 from pytest_benchscale.backends.docker.node import DockerNode, nanoseconds
+from pytest_benchscale.backends.docker.plugging import plugs_for
 from pytest_benchscale.backends.docker.removal import Remover
 from pytest_benchscale.backends.docker.upkeep import Upkeep
 from pytest_benchscale.backends.docker.vigil import Vigil
@@ -136,10 +137,14 @@ class DockerBackend(Upkeep):
         ability = ability_of(info, version, self.dialect, internal=internal)
         type(self).last_ability = ability
         remover = Remover(engine, plan.timeout_scale)
+        plugs = await plugs_for(engine, plan, info, self.dialect)
         wirings = wire(
-            plan, internal=ability.internal, routes_internally=self.dialect.routes_internally
+            plan,
+            internal=ability.internal,
+            routes_internally=self.dialect.routes_internally,
+            spares=plugs is not None,
         )
-        attachments = await Attachments.of(engine, plan, wirings, ability, self.dialect)
+        attachments = Attachments(engine, wirings, ability, self.dialect, plugs)
         self._containers = Containers(
             engine, plan, wirings, attachments, ability, self.dialect, remover
         )
@@ -169,7 +174,8 @@ class DockerBackend(Upkeep):
                 raise SubnetTaken(plan.name, plan.subnet, _JUST_NOW) from error
             what = f"network {plan.name!r} could not be created"
             raise failures.explain(error, what, "network") from error
-        bridge = containers.attachments.bridge(plan.name, identifier)
+        with failures.told(f"network {plan.name!r} cannot be looked at", "network"):
+            bridge = await containers.attachments.learn(plan.name, identifier)
         return NetworkInfo(plan.name, plan.subnet, plan.gateway, plan.internet, bridge)
 
     async def delete_network(self, name: str) -> None:
@@ -318,6 +324,7 @@ class DockerBackend(Upkeep):
             node.still(before)
             raise
         node.lost(NodeDied(name, node.why()))
+        await self._opened().attachments.part(node)
 
     async def _change(
         self, node: DockerNode, step: str, request: Callable[..., None], **options: object

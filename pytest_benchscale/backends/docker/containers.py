@@ -205,6 +205,8 @@ class Containers:
 
     async def _not_attached(self, node: DockerNode, error: OSError) -> LabError:
         name = node.plan.name
+        with anyio.move_on_after(_AT_ONCE_SECONDS):  # for the news, if it has ended just now
+            await node.ended.wait()
         state = (await self.inspect(str(node.container)))["State"]
         if not state["Running"]:
             return await self._ended_at_once(node, state)

@@ -134,7 +134,7 @@ def _differences(
         return
     if now == "not running":
         return
-    if kept["is_plugged"]:
+    if kept.get("is_plugged"):
         if not _is_plugged(plan, state["Pid"]):
             yield f"node {plan.name!r} has lost a link of its own"
         return
@@ -159,7 +159,7 @@ def _found(plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]) ->
     node, state = DockerNode(plan), dict(known["State"])
     node.container, node.image = kept["container"], kept["image"]
     node.checkpoint, node.own_command = kept["checkpoint"], kept["own_command"]
-    node.is_plugged = kept["is_plugged"]
+    node.is_plugged = kept.get("is_plugged", False)
     node.creation = Done(kept["container"])
     if state["Running"]:
         node.ports = published(known)

@@ -24,17 +24,22 @@ DEFAULTS: Mapping[int, IpNetwork] = {4: ip_network("0.0.0.0/0"), 6: ip_network("
 """Everywhere, by IP version."""
 
 _LONGEST_NAME = 40
+_FINEST_PART = 6  # bits: a 64th of a subnet
 _MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
 
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """How one network is made. `bridge_address` is the host's own address on it."""
+    """How one network is made. `bridge_address` is the host's own address on it.
+
+    `spare` is the part of the subnet of which Docker gives addresses to others, who join the network.
+    """
 
     plan: NetworkPlan
     docker_name: str
     internal: bool
     bridge_address: IpAddress | None
+    spare: IpNetwork | None = None
 
     @property
     def is_ipv6(self) -> bool:
@@ -55,6 +60,8 @@ class Wiring:
                 resolution="give the network a larger `subnet:`",
             )
         pool = {"Subnet": str(self.plan.subnet), "Gateway": str(self.bridge_address)}
+        if self.spare is not None:
+            pool["IPRange"] = str(self.spare)
         isolated = not self.internal and not self.plan.internet
         return {
             "name": self.docker_name,
@@ -68,11 +75,12 @@ class Wiring:
 
 
 def wire(
-    lab: LabPlan, *, internal: bool = True, routes_internally: bool = False
+    lab: LabPlan, *, internal: bool = True, routes_internally: bool = False, spares: bool = False
 ) -> dict[str, Wiring]:
     """Return how each network of a lab is to be made, by its name.
 
-    `internal`: whether any may be that; `routes_internally`: whether routed packets pass there.
+    `internal`: whether any may be that; `routes_internally`: whether routed packets pass there; `spares`:
+    Docker does not know all addresses of the lab, and is to keep away from them.
     """
     routers = [node for node in lab.nodes if node.forwards and not routes_internally]
     routed = {one.network for node in routers for one in node.interfaces}
@@ -89,6 +97,7 @@ def wire(
             docker_name=f"benchscale-{lab.lab_id}-{number:0{width}}-{network.name[:_LONGEST_NAME]}",
             internal=internal and network.name not in opened,
             bridge_address=_bridge_address(network, lab.nodes),
+            spare=_spare(network, lab.nodes) if spares else None,
         )
         for number, network in enumerate(lab.networks)
     }
@@ -127,11 +136,26 @@ def routes_of(plan: NodePlan, wirings: Mapping[str, Wiring]) -> tuple[Route, ...
 
 def _bridge_address(network: NetworkPlan, nodes: Sequence[NodePlan]) -> IpAddress | None:
     """Return the gateway's address, or, where that is a node's, the highest that is free."""
-    taken = {
-        one.address.ip for node in nodes for one in node.interfaces if one.network == network.name
-    }
+    taken = _taken(network, nodes)
     if network.gateway is not None and network.gateway not in taken:
         return network.gateway
     low, high = host_bounds(network.subnet)
     make = type(network.subnet.network_address)
     return next((make(n) for n in range(high, low - 1, -1) if make(n) not in taken), None)
+
+
+def _spare(network: NetworkPlan, nodes: Sequence[NodePlan]) -> IpNetwork | None:
+    """Return a part of a subnet in which no node has an address, as large and as far up as can be."""
+    taken, subnet = _taken(network, nodes), network.subnet
+    for longer in range(1, min(_FINEST_PART, subnet.max_prefixlen - subnet.prefixlen) + 1):
+        parts: list[IpNetwork] = [*subnet.subnets(prefixlen_diff=longer)]
+        for part in reversed(parts):
+            if not any(address in part for address in taken):
+                return part
+    return None
+
+
+def _taken(network: NetworkPlan, nodes: Sequence[NodePlan]) -> set[IpAddress]:
+    return {
+        one.address.ip for node in nodes for one in node.interfaces if one.network == network.name
+    }

@@ -10,47 +10,34 @@ the container's namespace, and go with it.
 
 from __future__ import annotations
 
+import errno
 import functools
+import hashlib
 import os
-import secrets
 import socket
-import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
 
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan, Route
+from pytest_benchscale.backends.docker import devices
+from pytest_benchscale.backends.docker.dialect import Dialect
+from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.backends.docker.inside import inside
+from pytest_benchscale.backends.docker.shared_machine import shares_this_machine
 from pytest_benchscale.backends.names import NO_RESOLVER, hosts_file
 from pytest_benchscale.network.netlink import Netlink, configure
-from pytest_benchscale.transports.container.hijack import DaemonAddress
 
-__all__ = ["binds", "chosen", "plug", "shares_this_machine"]
+__all__ = ["Plugs", "chosen", "plugs_for"]
 
-_ASKING_SECONDS = 5.0
-_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+_PREFIX = "bs"  # of our ends of the links
+_DIRECTORY = "names"
 _NAME_FILES = ("/etc/hosts", "/etc/resolv.conf")
-_NAMESPACES = ("net", "mnt", "pid")
-_SYSCTLS = Path("/proc/sys/net/ipv6/conf")
-
-
-def shares_this_machine(address: DaemonAddress) -> bool:
-    """Return whether a daemon sees the networks, files and processes that this process sees, as root. Blocks.
-
-    It does not when it, or this process, is in a container or a machine of its own.
-    """
-    if not address.is_local or os.geteuid() != 0 or not hasattr(socket, "SO_PEERCRED"):
-        return False
-    try:
-        with socket.socket(socket.AF_UNIX) as asker:
-            asker.settimeout(_ASKING_SECONDS)
-            asker.connect(address.path)
-            told = asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, *_ = _CREDENTIALS.unpack(told)
-        theirs, ours = (Path(f"/proc/{one}/ns") for one in (pid, "self"))
-        return all((theirs / kind).samefile(ours / kind) for kind in _NAMESPACES)
-    except OSError:  # its processes are not among ours
-        return False
+_IPV6 = Path("/proc/sys/net/ipv6/conf")
 
 
 def chosen(lab: LabPlan) -> frozenset[str]:
@@ -78,67 +65,139 @@ def chosen(lab: LabPlan) -> frozenset[str]:
     )
 
 
-def binds(plan: NodePlan, files: Path) -> list[str]:
-    """Write the files by which a node finds the others; return them as Docker's binds. Blocks.
+async def plugs_for(
+    engine: Engine, lab: LabPlan, info: Mapping[str, Any], dialect: Dialect
+) -> Plugs | None:
+    """Return the links that we make for a lab; None: Docker makes all of them. `info` is the daemon's own.
 
-    Each node has its own, as it was when the container was made: it may change them.
-
-    Raises:
-        OSError: they cannot be written.
+    Where Docker maps the users of containers to others, the name files would be nobody's in there.
     """
-    directory = files / plan.hostname
-    directory.mkdir(mode=0o700, exist_ok=True)
-    made = []
-    for target, text in zip(_NAME_FILES, (hosts_file(plan.hosts), NO_RESOLVER), strict=True):
-        path = directory / Path(target).name
-        path.write_text(text)
-        path.chmod(0o644)  # for every user in the container
-        # z: relabelled, where SELinux would else keep the container from reading it.
-        made.append(f"{path}:{target}:z")
-    return made
+    files = lab.files
+    remapped = any("name=userns" in option for option in info.get("SecurityOptions") or ())
+    # In a bind of Docker's a colon ends the path.
+    if dialect.bridge_prefix is None or files is None or ":" in str(files) or remapped:
+        return None
+    if not chosen(lab) or not await to_thread.run_sync(shares_this_machine, engine.address):
+        return None
+    return Plugs(lab, files)
 
 
-def plug(
-    pid: int,
-    interfaces: Iterable[InterfacePlan],
-    bridges: Mapping[str, str],
-    routes: Iterable[Route],
-) -> None:
-    """Connect the network namespace of a process with bridges of this machine. Blocks.
+@dataclass(frozen=True, slots=True)
+class _Bridge:
+    name: str
+    mtu: int | None
 
-    `bridges` has their names by network.
 
-    Raises:
-        OSError: the kernel refuses, or the process is gone.
+class Plugs:
+    """The links that we make for the containers of one lab. What it does blocks.
+
+    `files` is the directory of the lab's own files.
     """
-    links = tuple(interfaces)
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    netlink = Netlink()
-    try:
-        for link in links:
-            # By chance: the end of an earlier run's may not have gone yet.
-            name = f"bs{secrets.token_hex(5)}"
-            netlink.add_veth(
-                name,
-                master=socket.if_nametoindex(bridges[link.network]),
-                peer=link.device,
-                peer_mac=link.mac,
-                peer_namespace=namespace,
-            )
-            netlink.set_up(name)
-        netlink.flush()
-    finally:
-        netlink.close()
-        os.close(namespace)
-    inside(pid, functools.partial(_configure, links, tuple(routes)))
+
+    def __init__(self, lab: LabPlan, files: Path) -> None:
+        self._lab_id = lab.lab_id
+        self._directory = files / _DIRECTORY
+        self._chosen = chosen(lab)
+        self._bridges: dict[str, _Bridge] = {}
+
+    def learn(self, network: str, bridge: str, mtu: int | None) -> None:
+        """Be told of a network that was made; `mtu` is that of its links, where it is not the usual one."""
+        self._bridges[network] = _Bridge(bridge, mtu)
+
+    def are_for(self, plan: NodePlan) -> bool:
+        """Return whether we make the links of a node that idles: the bridges are there to be used."""
+        return plan.name in self._chosen and all(
+            one.network in self._bridges
+            and Path("/sys/class/net", self._bridges[one.network].name).exists()
+            for one in plan.interfaces
+        )
+
+    def binds(self, plan: NodePlan) -> list[str]:
+        """Write the files by which a node finds the others; return them as Docker's binds.
+
+        Each node has its own, new for each container: it may change them.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        directory = self._directory / plan.hostname
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = []
+        for target, text in zip(_NAME_FILES, (_hosts_of(plan), NO_RESOLVER), strict=True):
+            path = directory / Path(target).name
+            path.write_text(text)
+            path.chmod(0o644)  # for every user in the container
+            # z: relabelled, where SELinux would else keep the container from reading it.
+            made.append(f"{path}:{target}:z")
+        return made
+
+    def plug(self, plan: NodePlan, pid: int, routes: Iterable[Route]) -> None:
+        """Connect the network namespace of a node's main process. Links of an earlier run are removed.
+
+        Raises:
+            OSError: the kernel refuses, or the process is gone.
+        """
+        self.unplug(plan)
+        namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        netlink = Netlink()
+        try:
+            if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
+                raise ProcessLookupError(errno.ESRCH, "another process has its number", str(pid))
+            for link in plan.interfaces:
+                bridge, name = self._bridges[link.network], self._end_of(plan, link)
+                netlink.add_veth(
+                    name,
+                    master=socket.if_nametoindex(bridge.name),
+                    peer=link.device,
+                    peer_mac=link.mac,
+                    peer_namespace=namespace,
+                    mtu=bridge.mtu,
+                )
+                netlink.set_up(name)
+            netlink.flush()
+        finally:
+            netlink.close()
+            os.close(namespace)
+        inside(pid, functools.partial(_configure, plan.interfaces, tuple(routes)))
+
+    def unplug(self, plan: NodePlan) -> None:
+        """Remove a node's links: its namespace may outlast it, as long as anybody else has it open.
+
+        Raises:
+            OSError: the kernel refuses.
+        """
+        netlink = Netlink()
+        try:
+            for link in plan.interfaces:
+                netlink.delete_link(self._end_of(plan, link))
+            for error in netlink.settle().values():
+                if error.errno != errno.ENODEV:
+                    raise error
+        finally:
+            netlink.close()
+
+    def _end_of(self, plan: NodePlan, link: InterfacePlan) -> str:
+        """Return the name of our end of a link: by it, whoever comes later finds it."""
+        text = f"{self._lab_id} {plan.name} {link.network}"
+        return _PREFIX + hashlib.sha256(text.encode()).hexdigest()[: 15 - len(_PREFIX)]
 
 
-def _configure(links: Iterable[InterfacePlan], routes: Iterable[Route]) -> None:
+def _hosts_of(plan: NodePlan) -> str:
+    """Return the text of a node's hosts file; its own host name may be another than its name in the lab."""
+    own = {plan.hostname: tuple(one.address.ip for one in plan.interfaces)}
+    return hosts_file({**own, **plan.hosts})
+
+
+def _configure(links: Sequence[InterfacePlan], routes: Iterable[Route]) -> None:
     """Do to the calling thread's network namespace what Docker does to that of a container."""
-    addresses = [(link.device, str(link.address)) for link in links]
+    devices.find(links)  # it is the node's
     has_ipv6 = any(link.address.version == 6 for link in links)
     with suppress(FileNotFoundError):  # a kernel without IPv6
-        for scope in ("all", "default"):
-            (_SYSCTLS / scope / "disable_ipv6").write_text("0" if has_ipv6 else "1")
-            (_SYSCTLS / scope / "accept_dad").write_text("0")
-    configure(addresses, ((str(route.destination), str(route.via)) for route in routes))
+        (_IPV6 / "all/disable_ipv6").write_text("0" if has_ipv6 else "1")
+        (_IPV6 / "lo/disable_ipv6").write_text("0")
+        for scope in ("all", *(link.device for link in links)):
+            (_IPV6 / scope / "accept_dad").write_text("0")
+    configure(
+        ((link.device, str(link.address)) for link in links),
+        ((str(route.destination), str(route.via)) for route in routes),
+    )

@@ -53,7 +53,8 @@ class Upkeep:
             raise
         for name, identifier in state["networks"].items():
             self._networks[name] = Done(identifier)
-            self._opened().attachments.bridge(name, identifier)
+            with failures.told(f"network {name!r} cannot be looked at", "adopt"):
+                await self._opened().attachments.learn(name, identifier)
         self._nodes.update(nodes)
         self._is_kept = False
         for node in nodes.values():

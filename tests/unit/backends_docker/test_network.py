@@ -148,3 +148,20 @@ def test_a_route_beside_the_way_out_is_kept():
         Route(DEFAULTS[4], ip_address("10.3.0.1")),
         Route(ip_network("10.2.0.0/24"), ip_address("10.1.0.1")),
     )
+
+
+@pytest.mark.parametrize(
+    ("subnet", "nodes", "spare"),
+    [
+        ("10.1.0.0/24", 3, "10.1.0.128/25"),
+        ("10.1.0.0/28", 10, "10.1.0.12/30"),
+        ("10.1.0.0/29", 5, "10.1.0.0/31"),
+        ("fd00:1::/64", 3, "fd00:1:0:0:8000::/65"),
+    ],
+)
+def test_what_others_join_with_is_no_address_of_a_node(subnet, nodes, spare):
+    names = ", ".join(f"{{name: n{number}}}" for number in range(nodes))
+    lab = plan(f"{{network: {{name: lan, subnet: '{subnet}'}}, nodes: [{names}]}}")
+    (pool,) = wire(lab, spares=True)["lan"].request({})["ipam"]["Config"]
+    assert pool["IPRange"] == spare
+    assert "IPRange" not in wire(lab)["lan"].request({})["ipam"]["Config"][0]

@@ -1,18 +1,23 @@
-"""Whose links are ours, and the files by which these nodes find the others."""
+"""Whose links are ours, the files by which these nodes find the others, and when we may."""
 
 from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from pytest_benchscale.backends.base import LabPlan
-from pytest_benchscale.backends.docker import plugging
+from pytest_benchscale.backends.docker import shared_machine
+from pytest_benchscale.backends.docker.plugging import Plugs, chosen
+from pytest_benchscale.backends.docker.shared_machine import shares_this_machine
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.topology.loader import load_text
 from pytest_benchscale.transports.container.hijack import DaemonAddress
+
+PAIR = "{network: {name: lan, subnet: 10.1.0.0/24}, nodes: [{name: a}, {name: b}]}"
 
 
 def lab(text: str) -> LabPlan:
@@ -34,7 +39,7 @@ def test_links_are_ours_where_nothing_starts_with_the_container_and_nothing_more
           - {name: alone, networks: []}
         """
     )
-    assert plugging.chosen(plan) == {"idle"}
+    assert chosen(plan) == {"idle"}
 
 
 def test_of_every_network_docker_has_one_node_so_that_it_is_not_pruned():
@@ -47,40 +52,90 @@ def test_of_every_network_docker_has_one_node_so_that_it_is_not_pruned():
           - {name: three}
         """
     )
-    assert plugging.chosen(plan) == {"three"}
+    assert chosen(plan) == {"three"}
+
+
+def test_links_are_ours_only_where_the_bridge_is_to_be_seen(tmp_path):
+    plan = lab(PAIR)
+    (first, second) = plan.nodes
+    plugs = Plugs(plan, tmp_path)
+    assert not plugs.are_for(second)
+    plugs.learn("lan", "br-ofanothermac", None)  # the daemon is behind a proxy
+    assert not plugs.are_for(second)
+    (_, there) = socket.if_nameindex()[0]
+    plugs.learn("lan", there, None)
+    assert plugs.are_for(second)
+    assert not plugs.are_for(first)
 
 
 def test_every_node_has_name_files_of_its_own_that_everybody_in_it_may_read(tmp_path):
-    plan = lab("{network: {name: lan, subnet: 10.1.0.0/24}, nodes: [{name: a}, {name: b}]}")
+    plan = lab(PAIR)
+    plugs = Plugs(plan, tmp_path)
     before = os.umask(0o077)
     try:
-        binds = [plugging.binds(node, tmp_path) for node in plan.nodes]
+        binds = [plugs.binds(node) for node in plan.nodes]
     finally:
         os.umask(before)
     sources = {bind.split(":")[0] for bind in [*binds[0], *binds[1]]}
     assert len(sources) == 4
     assert {os.stat(source).st_mode & 0o777 for source in sources} == {0o644}
     assert [bind.split(":", 1)[1] for bind in binds[0]] == ["/etc/hosts:z", "/etc/resolv.conf:z"]
-    with open(binds[0][0].split(":")[0]) as file:
-        assert {"10.1.0.2 a\n", "10.1.0.3 b\n"} <= set(file)
+    assert {"10.1.0.2 a", "10.1.0.3 b"} <= set(_hosts(binds[0]))
 
 
 def test_files_that_a_node_has_changed_are_new_for_its_next_container(tmp_path):
-    (node, _) = lab("nodes: [{name: a}, {name: b}]").nodes
-    plugging.binds(node, tmp_path)
-    (tmp_path / "a" / "hosts").write_text("changed")
-    plugging.binds(node, tmp_path)
-    assert (tmp_path / "a" / "hosts").read_text() != "changed"
+    plan = lab(PAIR)
+    plugs = Plugs(plan, tmp_path)
+    hosts = Path(plugs.binds(plan.nodes[1])[0].split(":")[0])
+    before = hosts.read_text()
+    hosts.write_text("changed")
+    plugs.binds(plan.nodes[1])
+    assert hosts.read_text() == before
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as making links does")
-def test_a_daemon_among_our_own_processes_shares_this_machine(tmp_path):
+def test_no_name_of_a_node_gets_in_the_way_of_the_labs_own_files(tmp_path):
+    (tmp_path / "record").write_text("the ledger's")
+    plan = lab("nodes: [{name: a}, {name: record}]")
+    Plugs(plan, tmp_path).binds(plan.nodes[1])
+    assert (tmp_path / "record").read_text() == "the ledger's"
+
+
+def test_a_node_also_knows_its_host_name_where_that_is_another(tmp_path):
+    long = "n" * 100
+    text = (
+        f"{{network: {{name: lan, subnet: 10.1.0.0/24}}, nodes: [{{name: a}}, {{name: {long}}}]}}"
+    )
+    plan = lab(text)
+    node = plan.nodes[1]
+    assert node.hostname != long
+    hosts = _hosts(Plugs(plan, tmp_path).binds(node))
+    assert {f"10.1.0.3 {node.hostname}", f"10.1.0.3 {long}"} <= set(hosts)
+
+
+def _hosts(binds: list[str]) -> list[str]:
+    return Path(binds[0].split(":")[0]).read_text().splitlines()
+
+
+@pytest.fixture
+def listening(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         listener.listen()
-        assert plugging.shares_this_machine(DaemonAddress("unix", path=str(tmp_path / "socket")))
+        yield DaemonAddress("unix", path=str(tmp_path / "socket"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as making links does")
+def test_a_daemon_among_our_own_processes_shares_this_machine(listening, monkeypatch):
+    assert shares_this_machine(listening)
+    monkeypatch.setattr(shared_machine, "_may_change_networks", lambda: False)
+    assert not shares_this_machine(listening)
+
+
+def test_an_ordinary_user_shares_it_with_nobody(listening, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert not shares_this_machine(listening)
 
 
 def test_a_daemon_elsewhere_or_one_that_is_not_there_shares_nothing(tmp_path):
-    assert not plugging.shares_this_machine(DaemonAddress("tcp", host="192.0.2.1", port=2375))
-    assert not plugging.shares_this_machine(DaemonAddress("unix", path=str(tmp_path / "absent")))
+    assert not shares_this_machine(DaemonAddress("tcp", host="192.0.2.1", port=2375))
+    assert not shares_this_machine(DaemonAddress("unix", path=str(tmp_path / "absent")))

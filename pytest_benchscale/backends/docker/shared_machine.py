@@ -1,0 +1,47 @@
+"""Whether a daemon is on the machine that this process sees, and may be helped there by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+from pathlib import Path
+
+from pytest_benchscale.transports.container.hijack import DaemonAddress
+
+__all__ = ["shares_this_machine"]
+
+_ASKING_SECONDS = 5.0
+_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
+_NAMESPACES = ("net", "mnt", "pid")
+_NET_ADMIN, _SYS_ADMIN = 12, 21  # linux/capability.h
+_NEEDED = 1 << _NET_ADMIN | 1 << _SYS_ADMIN
+
+
+def shares_this_machine(address: DaemonAddress) -> bool:
+    """Return whether a daemon sees the networks, files and processes that this process sees, as root. Blocks.
+
+    It does not when it, or this process, is in a container or a machine of its own. What answers at a socket
+    of this machine may still be a proxy: that a thing of the daemon's own is there is for the caller to see.
+    """
+    if not address.is_local or os.geteuid() != 0 or not hasattr(socket, "SO_PEERCRED"):
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as asker:
+            asker.settimeout(_ASKING_SECONDS)
+            asker.connect(address.path)
+            told = asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, *_ = _CREDENTIALS.unpack(told)
+        theirs, ours = (Path(f"/proc/{one}/ns") for one in (pid, "self"))
+        together = all((theirs / kind).samefile(ours / kind) for kind in _NAMESPACES)
+        return together and _may_change_networks()
+    except OSError:  # its processes are not among ours
+        return False
+
+
+def _may_change_networks() -> bool:
+    """Return whether root has the capabilities here that it has elsewhere."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return found is not None and int(found[1], 16) & _NEEDED == _NEEDED

@@ -29,8 +29,9 @@ from pytest_benchscale import Lab, Topology
 nodes = [{"name": "a", "command": ["sh", "-c", "echo said; exec sleep 1000"]}, {"name": "b"}]
 topology = Topology.from_dict({"metadata": {"name": "kept"}, "network": {"name": "lan"}, "nodes": nodes})
 with Lab.open_sync(topology, backend="local") as lab:
-    loud = "while sleep 0.1; do echo still here; date +%s%N > /tmp/beat; done"
-    lab.sync["b"].exec(f"({loud}) & echo", check=True)
+    beat = "date +%s%N > /tmp/next; mv /tmp/next /tmp/beat"  # never half of one
+    lab.sync["b"].exec(f"(while sleep 0.1; do echo still here; {beat}; done) & echo", check=True)
+    lab.sync["b"].wait_for_file("/tmp/beat")
     lab.sync["a"].write_text("/tmp/file", "kept")
     lab.sync["a"].pause()
     lab.portal.call_blocking(lab.keep, json.loads(sys.argv[1]))

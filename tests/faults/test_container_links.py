@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_benchscale import Lab
+from pytest_benchscale.lab.ledger import Ledger
 from pytest_benchscale.topology.loader import load_text
 from tests.daemons.endpoints import connection
 from tests.daemons.images import reference
@@ -113,9 +115,14 @@ def test_killing_pytest_in_a_partition_leaves_nothing_on_the_machine(
             process.kill()
             process.communicate()
         assert {pid: control_of(pid) for pid in before} == before
-        # The nodes themselves are still there, with what acts on them, until somebody removes them.
-        left = client.api.containers(all=True)
-        assert sorted(one["Labels"].get("benchscale.node", "") for one in left) == ["one", "two"]
-        for one in left:
-            client.api.remove_container(one["Id"], force=True, v=True)
-        client.networks.prune()
+        # The nodes, with what acts on them, are removed by the process that watched over the lab.
+        deadline = time.monotonic() + 30
+        lab = {"label": "benchscale.lab"}
+        while client.api.containers(all=True) or client.api.networks(filters=lab) or _listed():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _listed() -> bool:
+    """Return whether the ledger has a lab of this module."""
+    return any(one.record is not None and one.record.name == "cut" for one in Ledger().labs())

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from docker.errors import APIError
+
 from benchmarks import compose_v2
 from benchmarks.contestants import ContestantError, Field
 from benchmarks.workers.peer import AT_ONCE, INTERNAL, LABEL, OPEN
@@ -50,7 +52,10 @@ class Daemon:
         return f"{self.backend} {answer['Version']}, API {answer['ApiVersion']}"
 
     def sweep(self) -> list[str]:
-        """Remove what peers of this run have left, and return its names."""
+        """Remove what peers of this run have left, and return its names.
+
+        Docker sometimes counts endpoints of a network that are gone, and then keeps it until it is restarted.
+        """
         with self.client() as client:
             ours = {"label": f"{LABEL}={self.run}"}
             containers = client.containers.list(all=True, filters=ours)
@@ -58,7 +63,8 @@ class Daemon:
             for each in containers:
                 each.remove(force=True, v=True)
             for each in networks:
-                each.remove()
+                with suppress(APIError):  # the count at the end shows it
+                    each.remove()
         return [each.name for each in (*containers, *networks)]
 
     def objects(self) -> frozenset[str]:

@@ -145,9 +145,7 @@ class DockerBackend(Upkeep):
             spares=plugs is not None,
         )
         attachments = Attachments(engine, wirings, ability, self.dialect, plugs)
-        self._containers = Containers(
-            engine, plan, wirings, attachments, ability, self.dialect, remover
-        )
+        self._containers = Containers(engine, plan, attachments, ability, self.dialect, remover)
         self._access = Access(self._containers, info)
         label = {LAB_LABEL: plan.lab_id}
         self._vigil = Vigil(engine, label, self._nodes, self.dialect)

@@ -46,12 +46,16 @@ class Containers:
 
     engine: Engine
     lab: LabPlan
-    wirings: Mapping[str, Wiring]
     attachments: Attachments
     ability: Ability
     dialect: Dialect
     remover: Remover
     _has_sleep: dict[str, asyncio.Future[bool]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def wirings(self) -> Mapping[str, Wiring]:
+        """How each network of the lab is made, by its name."""
+        return self.attachments.wirings
 
     @property
     def labels(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ __all__ = ["find", "settle"]
 _SIOCGIFADDR, _SIOCGIFHWADDR, _SIOCSIFHWADDR = 0x8915, 0x8927, 0x8924  # linux/sockios.h
 _ETHERNET = 1  # linux/if_arp.h
 _IFREQ = struct.Struct("16s24s")
+_DEVICES = Path("/proc/thread-self/net/dev")
 _ADDRESSES_OF_IPV6 = Path("/proc/thread-self/net/if_inet6")
 
 
@@ -69,7 +70,7 @@ def _present() -> tuple[dict[str, str], dict[IpAddress, str]]:
     by_mac: dict[str, str] = {}
     by_address: dict[IpAddress, str] = dict(_of_ipv6())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        for _, name in socket.if_nameindex():
+        for name in _names():
             by_mac[_asked(asker, _SIOCGIFHWADDR, name)[2:8].hex(":")] = name
             try:
                 answer = _asked(asker, _SIOCGIFADDR, name)
@@ -79,6 +80,12 @@ def _present() -> tuple[dict[str, str], dict[IpAddress, str]]:
             else:
                 by_address[IPv4Address(answer[4:8])] = name
     return by_mac, by_address
+
+
+def _names() -> Iterator[str]:
+    # Not by `socket.if_nameindex`, which has all threads wait while it waits for the kernel.
+    for line in _DEVICES.read_text().splitlines()[2:]:
+        yield line.partition(":")[0].strip()
 
 
 def _asked(asker: socket.socket, request: int, name: str) -> bytes:

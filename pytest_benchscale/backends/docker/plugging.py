@@ -24,7 +24,6 @@ from typing import Any
 from anyio import to_thread
 
 from pytest_benchscale.backends.base import InterfacePlan, LabPlan, NodePlan, Route
-from pytest_benchscale.backends.docker import devices
 from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import Engine
 from pytest_benchscale.backends.docker.inside import inside
@@ -141,8 +140,9 @@ class Plugs:
         namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         netlink = Netlink()
         try:
-            if os.path.samestat(os.fstat(namespace), Path("/proc/thread-self/ns/net").stat()):
-                raise ProcessLookupError(errno.ESRCH, "another process has its number", str(pid))
+            identity = os.fstat(namespace)
+            if _is_here(identity):
+                raise _no_longer_its_own()
             for link in plan.interfaces:
                 bridge, name = self._bridges[link.network], self._end_of(plan, link)
                 netlink.add_veth(
@@ -158,7 +158,7 @@ class Plugs:
         finally:
             netlink.close()
             os.close(namespace)
-        inside(pid, functools.partial(_configure, plan.interfaces, tuple(routes)))
+        inside(pid, functools.partial(_configure, plan.interfaces, tuple(routes), identity))
 
     def unplug(self, plan: NodePlan) -> None:
         """Remove a node's links: its namespace may outlast it, as long as anybody else has it open.
@@ -188,9 +188,24 @@ def _hosts_of(plan: NodePlan) -> str:
     return hosts_file({**own, **plan.hosts})
 
 
-def _configure(links: Sequence[InterfacePlan], routes: Iterable[Route]) -> None:
-    """Do to the calling thread's network namespace what Docker does to that of a container."""
-    devices.find(links)  # it is the node's
+def _is_here(namespace: os.stat_result) -> bool:
+    """Return whether the calling thread is in a network namespace."""
+    return os.path.samestat(namespace, Path("/proc/thread-self/ns/net").stat())
+
+
+def _no_longer_its_own() -> OSError:
+    return ProcessLookupError(errno.ESRCH, "it has ended, and another process has its number")
+
+
+def _configure(
+    links: Sequence[InterfacePlan], routes: Iterable[Route], namespace: os.stat_result
+) -> None:
+    """Do to the calling thread's network namespace what Docker does to that of a container.
+
+    `namespace` is the one that it must be.
+    """
+    if not _is_here(namespace):
+        raise _no_longer_its_own()
     has_ipv6 = any(link.address.version == 6 for link in links)
     with suppress(FileNotFoundError):  # a kernel without IPv6
         (_IPV6 / "all/disable_ipv6").write_text("0" if has_ipv6 else "1")

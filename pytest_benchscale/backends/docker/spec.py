@@ -52,7 +52,6 @@ def container_config(
     Raises:
         LabError: the source of a volume is not there.
     """
-    first = plan.interfaces[0] if plan.interfaces else None
     ports = ports_of(plan.spec.ports)
     config: dict[str, Any] = {
         "Image": image,
@@ -67,29 +66,36 @@ def container_config(
         config["Cmd"] = list(plan.spec.command)
     elif not own_command:
         config["Entrypoint"], config["Cmd"] = [], list(IDLE)
-    if binds is not None:
+    if binds is None:
+        _attach(config, plan, wirings, ability)
+    else:
         config["NetworkDisabled"] = True
         config["HostConfig"]["NetworkMode"] = "none"
         config["HostConfig"]["Binds"] = [*config["HostConfig"].get("Binds", ()), *binds]
-        return config
-    config["HostConfig"]["ExtraHosts"] = [
-        f"{name}:{ip}" for name, ips in plan.hosts.items() for ip in ips
-    ]
-    if first is None:
-        config["HostConfig"]["NetworkMode"] = "none"
-        return config
+    return config
+
+
+def _attach(
+    config: dict[str, Any], plan: NodePlan, wirings: Mapping[str, Wiring], ability: Ability
+) -> None:
+    """Have Docker attach a container to its first network, and tell it the names of the others."""
+    host = config["HostConfig"]
+    host["ExtraHosts"] = [f"{name}:{ip}" for name, ips in plan.hosts.items() for ip in ips]
+    if not plan.interfaces:
+        host["NetworkMode"] = "none"
+        return
     if not any(wirings[one.network].plan.internet for one in plan.interfaces):
         # Docker's own name server would pass on what it does not know to those of the host, from where
         # there is a way out. When nobody answers it says nothing at all, which takes 10 s by default.
-        config["HostConfig"]["Dns"] = ["127.0.0.1"]
-        config["HostConfig"]["DnsOptions"] = ["timeout:1", "attempts:1"]
+        host["Dns"] = ["127.0.0.1"]
+        host["DnsOptions"] = ["timeout:1", "attempts:1"]
+    first, *_ = plan.interfaces
     network = wirings[first.network].docker_name
     # By name: what a container is on before its start is looked up by that.
-    config["HostConfig"]["NetworkMode"] = network
+    host["NetworkMode"] = network
     config["NetworkingConfig"] = {"EndpointsConfig": {network: endpoint(plan, first, ability)}}
     if not ability.endpoint_mac:
         config["MacAddress"] = first.mac
-    return config
 
 
 def endpoint(plan: NodePlan, interface: InterfacePlan, ability: Ability) -> dict[str, Any]:

@@ -91,7 +91,9 @@ async def find_nodes(containers: Containers, state: Mapping[str, Any]) -> dict[s
                 *(containers.inspect(one["container"]) for one in kept)
             )
             for node, one, known in zip(plan.nodes, kept, all_known, strict=True):
-                complaints += await to_thread.run_sync(_changes, containers, node, one, known)
+                # In a thread: to look at links of ours blocks.
+                changes = _changes(containers, node, one, known)
+                complaints += await to_thread.run_sync(list, changes)
                 nodes[node.name] = _found(node, one, known)
     if complaints:
         raise LabError(
@@ -118,14 +120,8 @@ def _missing(
 
 def _changes(
     containers: Containers, plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]
-) -> list[str]:
-    """Return what is otherwise with a node than when it was kept. Blocks."""
-    return list(_differences(containers, plan, kept, known))
-
-
-def _differences(
-    containers: Containers, plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]
 ) -> Iterator[str]:
+    """Yield what is otherwise with a node than when it was kept. Blocks."""
     state, wanted = known["State"], NodeStatus(kept["status"])
     now = "paused" if state.get("Paused") else "running" if state["Running"] else "not running"
     before = "not running" if wanted in {NodeStatus.STOPPED, NodeStatus.DEAD} else str(wanted)

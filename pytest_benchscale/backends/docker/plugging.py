@@ -76,9 +76,10 @@ async def plugs_for(
     # In a bind of Docker's a colon ends the path.
     if dialect.bridge_prefix is None or files is None or ":" in str(files) or remapped:
         return None
-    if not chosen(lab) or not await to_thread.run_sync(shares_this_machine, engine.address):
+    plugs = Plugs(lab, files)
+    if not plugs.nodes or not await to_thread.run_sync(shares_this_machine, engine.address):
         return None
-    return Plugs(lab, files)
+    return plugs
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,13 @@ class _Bridge:
 class Plugs:
     """The links that we make for the containers of one lab. What it does blocks.
 
-    `files` is the directory of the lab's own files.
+    `files` is the directory of the lab's own files; `nodes` are those whose links may be ours.
     """
 
     def __init__(self, lab: LabPlan, files: Path) -> None:
         self._lab_id = lab.lab_id
         self._directory = files / _DIRECTORY
-        self._chosen = chosen(lab)
+        self.nodes = chosen(lab)
         self._bridges: dict[str, _Bridge] = {}
 
     def learn(self, network: str, bridge: str, mtu: int | None) -> None:
@@ -105,7 +106,7 @@ class Plugs:
 
     def are_for(self, plan: NodePlan) -> bool:
         """Return whether we make the links of a node that idles: the bridges are there to be used."""
-        return plan.name in self._chosen and all(
+        return plan.name in self.nodes and all(
             one.network in self._bridges
             and Path("/sys/class/net", self._bridges[one.network].name).exists()
             for one in plan.interfaces

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import socket
-import struct
 from pathlib import Path
 
 from pytest_benchscale.transports.container.hijack import DaemonAddress
+from pytest_benchscale.transports.namespace import channel
 
 __all__ = ["shares_this_machine"]
 
 _ASKING_SECONDS = 5.0
-_CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 _NAMESPACES = ("net", "mnt", "pid")
 _NET_ADMIN, _SYS_ADMIN = 12, 21  # linux/capability.h
 _NEEDED = 1 << _NET_ADMIN | 1 << _SYS_ADMIN
@@ -31,8 +30,7 @@ def shares_this_machine(address: DaemonAddress) -> bool:
         with socket.socket(socket.AF_UNIX) as asker:
             asker.settimeout(_ASKING_SECONDS)
             asker.connect(address.path)
-            told = asker.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid, *_ = _CREDENTIALS.unpack(told)
+            pid, _ = channel.peer(asker)
         theirs, ours = (Path(f"/proc/{one}/ns") for one in (pid, "self"))
         together = all((theirs / kind).samefile(ours / kind) for kind in _NAMESPACES)
         return together and _may_change_networks()

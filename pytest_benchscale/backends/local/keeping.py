@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 import time
 
 from pytest_benchscale.backends.local.held import HeldNode, Ties
@@ -19,7 +18,6 @@ TYPE_CHECKING = False  # what `typing` calls so; it takes long to import
 if TYPE_CHECKING:
     from typing import Any
 
-_CREDENTIALS = struct.Struct("=iII")  # unix(7), SO_PEERCRED: pid, uid, gid
 _LONGEST_WAIT = 3600.0  # s: a poll does not count the time that the machine sleeps
 
 
@@ -98,8 +96,7 @@ class Keeping:
             client, _ = self._door.accept()
         except BlockingIOError:
             return
-        raw = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        _, uid, _ = _CREDENTIALS.unpack(raw)
+        _, uid = channel.peer(client)
         if uid != os.getuid():
             client.close()
             return

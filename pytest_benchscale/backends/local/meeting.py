@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from pathlib import Path
 
 from pytest_benchscale.backends.base import OwnedThing
+from pytest_benchscale.transports.namespace import channel
 
 __all__ = ["address_of", "connect", "kept_labs", "listen"]
 
 _PREFIX = "benchscale-local"
-_CREDENTIALS = struct.Struct("=iII")  # unix(7), SO_PEERCRED: pid, uid, gid
 
 
 def address_of(owner: str, lab_id: str) -> str:
@@ -46,14 +45,13 @@ def connect(address: str) -> socket.socket | None:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.connect(f"\0{address}")
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        _, uid = channel.peer(sock)
     except ConnectionRefusedError:
         sock.close()
         return None
     except BaseException:
         sock.close()
         raise
-    _, uid, _ = _CREDENTIALS.unpack(raw)
     if uid != os.getuid():
         sock.close()
         return None

@@ -33,6 +33,16 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+def peer(sock: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end of a Unix socket: unix(7), SO_PEERCRED.
+
+    The process is 0 where it is not among ours.
+    """
+    told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 3 * array.array("i").itemsize)
+    process, user, _group = array.array("I", told)
+    return process, user
+
+
 def send(sock: socket.socket, message: Message, descriptors: Sequence[int] = ()) -> None:
     """Send one message; the descriptors are duplicated to the other end.
 

@@ -36,7 +36,8 @@ PLAIN = (
     "-p",
     "no:randomly",  # many of these tests are about an order
 )
-ALONE = ("-p", "no:labgrid")  # it cannot be configured twice in one process
+# It cannot be configured twice in one process, and costs each new one half a second.
+ALONE = ("-p", "no:labgrid")
 
 
 class Suite:
@@ -64,14 +65,14 @@ recording.register(pathlib.Path(__file__).with_name("events.log"))
         """Run the suite in this process."""
         return self._pytester.runpytest_inprocess(*PLAIN, *ALONE, *arguments)
 
-    def run_subprocess(self, *arguments, timeout):
+    def run_subprocess(self, *arguments, timeout, but=ALONE):
         """Run the suite in a process of its own, where signals and other plugins are at home."""
-        return self._pytester.runpytest_subprocess(*PLAIN, *arguments, timeout=timeout)
+        return self._pytester.runpytest_subprocess(*PLAIN, *but, *arguments, timeout=timeout)
 
     def start(self, *arguments, stdout=subprocess.PIPE):
         """Start the suite in a process of its own and let it run."""
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
+            [sys.executable, "-m", "pytest", *ALONE, *arguments],
             cwd=self.path,
             stdout=stdout,
             stderr=subprocess.STDOUT,

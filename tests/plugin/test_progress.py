@@ -19,7 +19,7 @@ SLOWLY = """
 import os
 from pytest_benchscale import progress
 progress.AFTER, progress.EVERY = 0.05, 0.01
-recording.PULL_SECONDS = 0.3
+recording.PULL_SECONDS = 0.2
 script = recording.registry.get("pulling").script
 """
 DEADLINE = 60

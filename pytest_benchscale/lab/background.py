@@ -39,7 +39,8 @@ class Background:
         replays the same schedule; without one it is drawn. It is printed, and noted with the
         schedule on the error that leaves the block.
 
-        Leaving the block takes the fault of now back, and raises what has ended the nemesis early.
+        Leaving the block takes the fault of now back, and raises what has ended the nemesis early: its
+        `error`, which who waits for one of its `steps` has to look at, too.
 
         Raises:
             LabError: a fault is not known, needs more nodes, or seconds make no sense.

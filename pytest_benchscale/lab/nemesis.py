@@ -65,7 +65,7 @@ class Nemesis(Block):
     """Makes faults while its `async with` block runs; `Lab.nemesis` makes it.
 
     `seed` decides everything and is printed; when the block fails, seed and schedule are notes on
-    its error. `steps` are the faults so far.
+    its error. `steps` are the faults so far; none is added once there is an `error`.
     """
 
     def __init__(
@@ -103,6 +103,12 @@ class Nemesis(Block):
     def steps(self) -> tuple[NemesisStep, ...]:
         """The faults whose turn has come, oldest first."""
         return tuple(self._steps)
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended the nemesis early, such as a fault without effect; the block's end raises it."""
+        task = self._task
+        return task.exception() if task and task.done() and not task.cancelled() else None
 
     @property
     def report(self) -> str:
@@ -154,8 +160,8 @@ class Nemesis(Block):
                 )
         if task.cancelled():
             raise LabError("the nemesis was cut short", step="nemesis", details=self.report)
-        if error := task.exception():
-            raise error
+        if self.error is not None:
+            raise self.error
 
     async def __aexit__(
         self,
@@ -234,6 +240,11 @@ class SyncNemesis(SyncBlock[Nemesis]):
     def steps(self) -> tuple[NemesisStep, ...]:
         """The faults whose turn has come, oldest first."""
         return self._wrapped.steps
+
+    @property
+    def error(self) -> BaseException | None:
+        """What has ended the nemesis early; the block's end raises it."""
+        return self._wrapped.error
 
     @property
     def report(self) -> str:

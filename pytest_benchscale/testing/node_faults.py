@@ -131,7 +131,7 @@ class NodeFaultContract(Contract):
         faults = ["kill", *(name for name in more if more[name] in self.capabilities)]
         async with frail_lab.nemesis(seed=4, faults=faults, interval=0, hold=0.05) as nemesis:
             async with asyncio.timeout(600):
-                while len(nemesis.steps) < 4:
+                while len(nemesis.steps) < 4 and nemesis.error is None:
                     await asyncio.sleep(0.05)
         assert {node.status for node in frail_lab.nodes.values()} == {NodeStatus.RUNNING}
 

@@ -140,9 +140,12 @@ async def test_an_error_of_a_fault_ends_the_nemesis_and_surfaces_at_the_end(
     reached = False
     with pytest.raises(FaultNotEffective, match="nothing happened") as caught:  # noqa: PT012  the nemesis needs its turn
         async with lab.nemesis(seed=1, faults=["pause"], **QUICK) as nemesis:
-            await asyncio.sleep(0.2)
+            async with asyncio.timeout(20):
+                while nemesis.error is None:
+                    await asyncio.sleep(0.01)
             reached = True
     assert reached
+    assert nemesis.error is caught.value
     assert len(nemesis.steps) == 1
     assert "seed=1" in caught.value.__notes__[-1]
     assert "never there" in caught.value.__notes__[-1]

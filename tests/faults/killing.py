@@ -47,6 +47,7 @@ _MARK = "BENCHSCALE_KILLED"
 _SETUP = 0.4  # seconds that the nodes' set-up takes
 _TEST = 0.6
 _MOST = 300.0  # for a session that nobody kills
+_MOST_MISSED = 10  # times as many as are killed
 _CONTAINERS = ("docker", "podman")
 
 _TOPOLOGY = """
@@ -85,6 +86,7 @@ class Figures:
 
     backend: str
     kills: Counter[str] = field(default_factory=Counter)
+    missed: int = 0  # sessions that ended by themselves before that
     seconds: list[float] = field(default_factory=list)  # until nothing was left
     left: list[str] = field(default_factory=list)
     harmed: list[str] = field(default_factory=list)
@@ -95,7 +97,8 @@ class Figures:
         return (
             f"{self.backend}: {self.kills.total()} kills ({phases}); left: {len(self.left)}; "
             f"foreign objects harmed: {len(self.harmed)}; nothing left after "
-            f"{times[len(times) // 2]:.2f} s (median), {times[-1]:.2f} s (longest)"
+            f"{times[len(times) // 2]:.2f} s (median), {times[-1]:.2f} s (longest); "
+            f"{self.missed} more had ended before they could be killed"
         )
 
 
@@ -110,22 +113,30 @@ def kill_sessions(
     """Kill so many sessions, in each of the phases in turn, and count after each what is left.
 
     `within` says for each phase how many seconds from its beginning on they are killed; without it, as many
-    as it lasts in a session that nobody kills.
+    as it lasts in a session that nobody kills, and that is not the first: machines that were ready once are
+    sooner ready again. Only a session that was there to be killed counts.
+
+    Raises:
+        AssertionError: most sessions end before that.
     """
     figures, chance = Figures(backend), random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="killing-") as name, ExitStack() as ends:
         place = Path(name)
         _write(place, backend)
         foreign = ends.enter_context(_foreigners(backend, place))
-        lasted = within or _Session(place, backend).lasted()
+        lasted = within or [_Session(place, backend).lasted() for _ in range(2)][-1]
         print(f"seed {seed}; " + ", ".join(f"{k} {v:.2f} s" for k, v in lasted.items()), flush=True)
-        for number in range(kills):
+        while (number := figures.kills.total()) < kills:
+            assert figures.missed <= _MOST_MISSED * kills, str(figures)
             phase = phases[number % len(phases)]
             session = _Session(place, backend)
             pause = chance.uniform(0.0, lasted[phase])
-            session.kill(phase, pause, lasted)
+            was_there = session.kill(phase, pause, lasted)
             began = time.monotonic()
             left = session.wait_until_gone(PATIENCE)
+            if not was_there:
+                figures.missed += 1
+                continue
             figures.kills[phase] += 1
             figures.seconds.append(time.monotonic() - began)
             print(f"{number + 1}: {phase} + {pause:.3f} s: {figures.seconds[-1]:.2f} s", flush=True)
@@ -209,13 +220,14 @@ class _Session:
             "teardown": teardown,
         }
 
-    def kill(self, phase: str, pause: float, lasted: Mapping[str, float]) -> None:
-        """Kill it so long after the beginning of a phase."""
+    def kill(self, phase: str, pause: float, lasted: Mapping[str, float]) -> bool:
+        """Kill it so long after the beginning of a phase; return whether it was there to be killed."""
         words = {"create": "CREATE", "setup": "CREATE", "test": "TEST", "teardown": "TEARDOWN"}
         if self._wait_for(words[phase]):
             time.sleep(pause + (lasted["create"] if phase == "setup" else 0.0))
         self.process.kill()
         self.process.communicate()
+        return self.process.returncode == -signal.SIGKILL
 
     def wait_until_gone(self, seconds: float) -> list[str]:
         """Return what is left of it after so long; as soon as that is nothing."""

@@ -17,8 +17,8 @@ SEED = random.SystemRandom().randrange(10**6)
         ("local", 6, None),
         pytest.param("docker", 3, None, marks=pytest.mark.daemon("docker")),
         pytest.param("podman", 3, None, marks=pytest.mark.daemon("podman")),
-        # A machine takes long to boot, and is there before it has: so that is when they are killed.
-        pytest.param("libvirt", 2, {"create": 20.0}, marks=pytest.mark.daemon("libvirt")),
+        # A machine takes long to boot, and seconds when it was ready once; it is there before it has.
+        pytest.param("libvirt", 2, {"create": 6.0}, marks=pytest.mark.daemon("libvirt")),
     ],
 )
 def test_killed_sessions_leave_nothing_and_harm_nobody(

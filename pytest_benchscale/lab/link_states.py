@@ -81,6 +81,7 @@ class LinkStates:
         self._links: dict[str, Mapping[str, Link]] = {}
         self._applied: dict[Attachment, LinkState] = {}
         self._turn = asyncio.Lock()
+        self._beginning: dict[str, None] = {}  # nodes that wait for their turn in `begin`
         self._netem: bool | None = None
         self._withdrawn = False
         self.cuts: dict[Cut, None] = {}
@@ -237,7 +238,15 @@ class LinkStates:
         if not self._context.backend.links_outlive_nodes:
             for attachment in [one for one in self._applied if one.node == node]:
                 del self._applied[attachment]
-        await self.apply([node])
+        self._beginning[node] = None
+        async with self._turn:
+            together, self._beginning = self._beginning, {}
+            if len(together) > 1:
+                # At once for all who wait, since each change costs a way to the kernel. For whom it failed,
+                # it is tried again in that one's own turn. A caller that gives up does not end it for others.
+                with anyio.CancelScope(shield=True), suppress(BenchscaleError):
+                    await self._apply(together)
+            await self._apply([node])
 
     async def withdraw(self) -> None:
         """Take away everything that acts, also what is declared, until `resume`."""
@@ -258,21 +267,24 @@ class LinkStates:
             LabError: the kernel refused something, or could not be reached; the rest was done.
         """
         async with self._turn:
-            due: dict[Conduit, list[_Due]] = defaultdict(list)
-            failures: list[BenchscaleError] = []
-            asked = list(self._machines if nodes is None else nodes)
-            answers = await asyncio.gather(*map(self._due, asked), return_exceptions=True)
-            for node, answer in zip(asked, answers, strict=True):
-                if isinstance(answer, BenchscaleError):
-                    await self._tell(answer, [node], failures)
-                elif isinstance(answer, BaseException):
-                    raise answer
-                else:
-                    for one in answer:
-                        due[one.link.conduit].append(one)
-            async with anyio.create_task_group() as group:
-                for conduit, changes in due.items():
-                    group.start_soon(self._change, conduit, changes, failures)
+            await self._apply(self._machines if nodes is None else nodes)
+
+    async def _apply(self, nodes: Iterable[str]) -> None:
+        due: dict[Conduit, list[_Due]] = defaultdict(list)
+        failures: list[BenchscaleError] = []
+        asked = list(nodes)
+        answers = await asyncio.gather(*map(self._due, asked), return_exceptions=True)
+        for node, answer in zip(asked, answers, strict=True):
+            if isinstance(answer, BenchscaleError):
+                await self._tell(answer, [node], failures)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                for one in answer:
+                    due[one.link.conduit].append(one)
+        async with anyio.create_task_group() as group:
+            for conduit, changes in due.items():
+                group.start_soon(self._change, conduit, changes, failures)
         if failures:
             for other in failures[1:]:
                 failures[0].add_note(f"and also: {other.brief}")

@@ -30,15 +30,19 @@ __all__ = ["FakeBackend", "Script", "make_backend"]
 
 
 class FakeConduit:
-    """Takes down what it is asked to do; `refuse` has it fail instead."""
+    """Takes down what it is asked to do; `refuse` has it fail instead, of `refuse_for` only for that node."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
+        self.changes = 0
         self.refuse: OSError | None = None
+        self.refuse_for = ""
 
     async def change(self, steps: Sequence[Step]) -> None:
-        if self.refuse is not None:
+        await asyncio.sleep(0)
+        if self.refuse and any(step.device.startswith(self.refuse_for) for step in steps):
             raise self.refuse
+        self.changes += 1
         self.steps += steps
 
 

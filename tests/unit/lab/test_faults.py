@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import AsyncIterator
 from typing import Any
@@ -22,6 +23,11 @@ THREE: dict[str, Any] = {"nodes": [{"name": name} for name in "abc"]}
 SLOW: dict[str, Any] = {
     "network": {"name": "lan", "conditions": {"latency_ms": 5}},
     "nodes": [{"name": "a", "setup": ["true"]}],
+}
+
+MANY: dict[str, Any] = {
+    "network": {"name": "lan", "conditions": {"bandwidth_kbps": 1000}},
+    "nodes": [{"name": f"n{number}"} for number in range(20)],
 }
 
 
@@ -59,6 +65,34 @@ async def test_conditions_are_there_again_after_a_restart(portal: Portal, script
     await lab.up()
     await lab["a"].restart()
     assert devices(script, SetNetem) == ["a.eth0-q0"] * 2
+    await lab.down()
+
+
+async def test_nodes_that_come_up_at_the_same_time_are_changed_together(
+    portal: Portal, script: Script
+) -> None:
+    lab = make(portal, script, MANY)
+    await lab.up()
+    assert sorted(devices(script, SetRate)) == sorted(f"n{number}.eth0-q0" for number in range(20))
+    assert script.conduit.changes < 10
+    await lab.down()
+
+
+async def test_what_is_refused_for_one_node_is_there_for_those_that_were_changed_with_it(
+    portal: Portal, script: Script
+) -> None:
+    lab = make(portal, script, MANY)
+    await lab.up()
+    for name in ("n1", "n2", "n3"):
+        await lab[name].stop()
+    script.conduit.steps.clear()
+    script.conduit.refuse, script.conduit.refuse_for = OSError(errno.EPERM, "not allowed"), "n2."
+    starts = (lab[name].start() for name in ("n1", "n2", "n3"))
+    answers = await asyncio.gather(*starts, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [type(None), LabError, type(None)]
+    assert "'n2'" in str(answers[1])
+    assert sorted(devices(script, SetRate)) == ["n1.eth0-q0", "n3.eth0-q0"]
+    script.conduit.refuse = None
     await lab.down()
 
 

@@ -7,6 +7,7 @@ embedded backend makes labs there.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,11 +18,7 @@ from pytest_benchscale.topology.loader import load_text
 from tests.daemons.guests import one_machine
 from tests.in_a_vm.wheelhouse import ROOT, wheelhouse
 
-pytestmark = [
-    pytest.mark.daemon("libvirt"),
-    pytest.mark.topology(load_text(one_machine()), backend="libvirt"),
-    pytest.mark.asyncio,
-]
+pytestmark = [pytest.mark.daemon("libvirt"), pytest.mark.asyncio]
 
 MINUTES = 12  # for the tests there; all told it must be less than 15
 PLACE = "/srv/project"
@@ -35,6 +32,13 @@ TESTS = (
     f"cd {PLACE} && PYTHONPATH={SITE} BENCHSCALE_TEST_NETEM=required timeout {MINUTES * 60} "
     "python3 -um pytest -v -p no:cacheprovider --junitxml=report.xml --durations=10 tests/netem 2>&1"
 )
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """Have the machine. It is gone before the end of the session, where what is left is counted."""
+    async with Lab.open(load_text(one_machine()), backend="libvirt") as lab:
+        yield lab["machine"]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +59,8 @@ async def install(node: Node, wheels: Path) -> None:
 
 
 async def test_conditions_measured_by_a_kernel_with_netem_are_as_declared(
-    lab: Lab, wheels: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    node: Node, wheels: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    node = lab["machine"]
     begun = time.monotonic()
     await install(node, wheels)
     shown: list[str] = [f"the project is installed after {time.monotonic() - begun:.0f} s"]

@@ -107,7 +107,7 @@ async def until(measure: Callable[[], Awaitable[T]], good: Callable[[T], bool]) 
     """Measure a few times at most, until it is good; return the last result.
 
     An emulated processor that has to wait for a real one makes everything late now and then, and nothing
-    early; but what is counted from a late beginning on looks faster. What is wrong stays wrong.
+    early. What is wrong stays wrong.
     """
     for _ in range(_TRIES - 1):
         found = await measure()

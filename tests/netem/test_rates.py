@@ -13,14 +13,11 @@ DECLARED = {"slow": 1, "middle": 10, "fast": 100, "far": 10}  # Mbit/s
 FRAMES = 1514 / 1448  # what a full frame of TCP is to its payload
 
 
-def is_near(payload: float, declared: float) -> bool:
-    """Return whether a rate of payload is that of a link, which its frames fill."""
-    return 0.9 * declared <= payload * FRAMES <= 1.1 * declared
-
-
+# Over a long way, TCP's first window is too large: for a second the receiver waits for what was lost,
+# and then has all that came meanwhile at once. That is over before anything is counted.
 @pytest.mark.parametrize(
     ("networks", "seconds", "skip"),
-    [(["slow", "middle"], 4.0, 1.0), (["fast"], 2.5, 0.5), (["far"], 5.0, 2.0)],
+    [(["slow", "middle"], 4.0, 1.0), (["fast"], 2.5, 0.5), (["far"], 8.0, 4.0)],
     ids=["1 and 10", "100", "long way"],
 )
 async def test_tcp_gets_the_rate(
@@ -45,7 +42,7 @@ async def test_tcp_gets_the_rate(
 
         rates = await until(
             measure,
-            lambda it: all(is_near(rate, DECLARED[name]) for name, rate in it.items()),
+            lambda it: all(0.9 * DECLARED[name] <= FRAMES * rate for name, rate in it.items()),
         )
     off = []
     for network, payload in rates.items():
@@ -57,6 +54,6 @@ async def test_tcp_gets_the_rate(
             f"{payload * FRAMES:.2f} Mbit/s ({payload:.2f} of payload)",
             "10 %",
         )
-        if not is_near(payload, declared):
+        if not 0.9 * declared <= payload * FRAMES <= 1.1 * declared:
             off.append(network)
     assert not off, rates

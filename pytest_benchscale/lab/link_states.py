@@ -270,6 +270,7 @@ class LinkStates:
             await self._apply(self._machines if nodes is None else nodes)
 
     async def _apply(self, nodes: Iterable[str]) -> None:
+        """Do what `apply` does, for who has the turn."""
         due: dict[Conduit, list[_Due]] = defaultdict(list)
         failures: list[BenchscaleError] = []
         asked = list(nodes)

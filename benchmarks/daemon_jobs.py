@@ -23,6 +23,7 @@ EXEC_SAMPLES = 100
 IDLE_NODES = 10
 UPKEPT_NODES = 10
 
+REST_SECONDS = 2.0  # as long as a test that has its machines work, or a session that begins
 IDLE_SECONDS = 6.0
 """After that a node counts as idle: what it keeps for a moment after a command is gone."""
 
@@ -164,11 +165,13 @@ def upkeep(on: DaemonBench) -> None:
 
     def turn(contestant: Contestant) -> Samples:
         measured = {}
-        for setup, kind in (("0", "plain"), ("1", "setup")):
-            measured[f"{backend}.rebuild.{nodes}.{kind}"] = contestant.ask("rebuild", nodes, setup)
-            measured[f"{backend}.reset.{nodes}.{kind}"] = contestant.ask("reset", nodes, setup)
-        measured[f"{backend}.build.{nodes}"] = contestant.ask("build", nodes)
-        measured[f"{backend}.reuse.{nodes}"] = contestant.ask("reuse")
+        for rest, when in ((REST_SECONDS, ""), (0, ".at-once")):
+            for setup, kind in (("0", "plain"), ("1", "setup")):
+                for verb in ("rebuild", "reset"):
+                    row = f"{backend}.{verb}.{nodes}.{kind}{when}"
+                    measured[row] = contestant.ask(verb, nodes, setup, rest)
+            measured[f"{backend}.build.{nodes}{when}"] = contestant.ask("build", nodes)
+            measured[f"{backend}.reuse.{nodes}{when}"] = contestant.ask("reuse", rest)
         return measured
 
     with on.start(job, UPKEEP) as contestants:

@@ -22,24 +22,29 @@ USE = "echo used > /srv/used"
 
 
 class Upkeep:
-    """`with_setup` is "1" where every node has a small `setup`, else "0"."""
+    """`with_setup` is "1" where every node has a small `setup`, else "0".
+
+    `rest` is how long, in seconds, nothing is asked of the daemon before what is measured: as long as a test
+    that has its machines work, or a session that begins.
+    """
 
     def __init__(self, directory: Path, backend: str, image: str) -> None:
         self.directory = directory
         self.backend = backend
         self.images = {"default": image} if image else {}
 
-    async def reset(self, nodes: str, with_setup: str) -> list[float]:
+    async def reset(self, nodes: str, with_setup: str, rest: str) -> list[float]:
         """Lead a lab back whose nodes have all been used."""
         options = LabOptions(images=self.images, resettable=True)
         path = self._topology(int(nodes), with_setup)
         async with Lab.open(path, backend=self.backend, options=options) as lab:
             await lab.exec(USE)
+            await asyncio.sleep(float(rest))
             start = perf_counter()
             await lab.reset()
             return [perf_counter() - start]
 
-    async def rebuild(self, nodes: str, with_setup: str) -> list[float]:
+    async def rebuild(self, nodes: str, with_setup: str, rest: str) -> list[float]:
         """Take such a lab down and bring it up anew."""
         options = LabOptions(images=self.images)
         path = self._topology(int(nodes), with_setup)
@@ -49,6 +54,7 @@ class Upkeep:
                     Lab.open(path, backend=self.backend, options=options)
                 )
                 await lab.exec(USE)
+                await asyncio.sleep(float(rest))
                 start = perf_counter()
             await stack.enter_async_context(Lab.open(path, backend=self.backend, options=options))
             return [perf_counter() - start]
@@ -63,8 +69,9 @@ class Upkeep:
             await lab.keep(600)
         return [elapsed]
 
-    async def reuse(self) -> list[float]:
+    async def reuse(self, rest: str = "0") -> list[float]:
         """Take the kept lab over, and take it down."""
+        await asyncio.sleep(float(rest))
         [found] = [one for one in Ledger().labs() if one.kept is not None]
         entry, kept = Ledger().take(found.lab_id), found.kept
         assert entry is not None

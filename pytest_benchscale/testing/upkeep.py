@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -59,9 +60,18 @@ nodes:
     wait_for: [{log: ready}]
 """
 
+LATE_WORD = """
+metadata: {name: contract-reset-log}
+nodes:
+  - name: late
+    command: [sh, -c, "echo begun; sleep 1; echo ready; sleep 3; echo more; sleep 1000"]
+    wait_for: [{log: ready}]
+"""
+
 SUCCESSOR = """
 import json, sys
 from pathlib import Path
+from time import monotonic
 from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.lab.ledger import Ledger
 from pytest_benchscale.lab.opening import attach
@@ -256,6 +266,15 @@ class UpkeepContract(RateContract):
                 await lab.reset()
                 assert mortal.status is NodeStatus.RUNNING
                 assert (await mortal.exec("kill -0 $(cat /run/main.pid)")).ok
+
+    @requires(Capability.RESET, Capability.MAIN_COMMAND)
+    async def test_the_log_of_a_node_begins_anew_with_a_reset(self) -> None:
+        with self.open_resettable(LATE_WORD) as lab:
+            await lab["late"].wait_for_log("more", timeout=20)  # what was said before is old by now
+            start = monotonic()
+            await lab.reset()
+            assert monotonic() - start >= 1  # it was the new word that was waited for
+            assert (await lab["late"].logs()).split() == ["begun", "ready"]
 
     async def test_a_lab_that_does_not_remember_is_not_reset(self) -> None:
         if Capability.RESET not in self.capabilities:

@@ -13,7 +13,7 @@ from pytest_benchscale.topology.model import Topology
 from tests.daemons.endpoints import connection, find
 from tests.daemons.images import reference
 
-__all__ = ["containers", "daemon", "networks", "opened", "topology"]
+__all__ = ["containers", "daemon", "networks", "of_lab", "opened", "topology"]
 
 
 def topology(text: str, directory: Path | None = None, image: str = "debian") -> Topology:
@@ -41,9 +41,18 @@ def daemon() -> Iterator[Any]:
 
 
 def containers(api: Any, lab: Lab) -> dict[str, Any]:
-    """Return what the daemon knows of a lab's containers, by node."""
+    """Return what the daemon knows of the containers that are a lab's nodes, by node."""
+    return {
+        one["Labels"]["benchscale.node"]: api.inspect_container(one["Id"])
+        for one in of_lab(api, lab)
+        if "_" not in one["Names"][0]
+    }
+
+
+def of_lab(api: Any, lab: Lab) -> list[dict[str, Any]]:
+    """Return all containers of a lab, also those that are no node yet, or any more."""
     found = api.containers(all=True, filters={"label": f"benchscale.lab={lab.lab_id}"})
-    return {one["Labels"]["benchscale.node"]: api.inspect_container(one["Id"]) for one in found}
+    return list(found)
 
 
 def networks(api: Any, lab: Lab) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pytest_benchscale import Lab, LabError
+from pytest_benchscale import Lab, LabError, NodeDied
+from pytest_benchscale.backends.docker.shared_machine import kill_container
 from pytest_benchscale.lab.ledger import Ledger, Standing
 from pytest_benchscale.lab.opening import attach
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
-from tests.contract.docker_labs import containers, daemon, topology
+from tests.contract.docker_labs import containers, daemon, of_lab, topology
 from tests.daemons.images import reference
 
 pytestmark = pytest.mark.daemon("docker")
@@ -45,6 +48,25 @@ def checkpoints(api: Any, lab: Lab) -> list[str]:
     return sorted(tag for image in images for tag in image["RepoTags"] or ())
 
 
+async def waiting(api: Any, lab: Lab) -> dict[str, str]:
+    """Return the containers that wait to become a node, by node, once there are all of those that will be."""
+    # Of the nodes here the first one's links are Docker's.
+    expected = {name for name in lab.nodes if name != next(iter(lab.nodes))}
+    async with asyncio.timeout(20):
+        while True:
+            there = await asyncio.to_thread(of_lab, api, lab)
+            names = {one["Id"]: one["Names"][0] for one in there}
+            nodes = {one["Id"]: one["Labels"]["benchscale.node"] for one in there}
+            found = {
+                nodes[one["Id"]]: one["Id"]
+                for one in there
+                if names[one["Id"]].endswith("_next") and one["State"] == "running"
+            }
+            if found.keys() == expected and len(there) == len(lab.nodes) + len(expected):
+                return found
+            await asyncio.sleep(0.05)
+
+
 async def take_over(lab_id: str | None, portal: Portal, options: LabOptions | None = None) -> Lab:
     """Take a kept lab over."""
     [kept] = [one.kept for one in Ledger().labs() if one.lab_id == lab_id]
@@ -66,6 +88,115 @@ async def test_only_nodes_in_which_something_ran_are_committed_and_nothing_stays
         assert all(before[name]["Id"] != after[name]["Id"] for name in before)
     assert not checkpoints(api, lab)
     assert not containers(api, lab)
+
+
+async def test_a_node_that_waits_for_commands_is_led_back_by_a_container_that_runs_already(api):
+    async with resettable(PAIR) as lab:
+        for _ in range(3):
+            [(name, successor)] = (await waiting(api, lab)).items()
+            assert name == "beta"
+            await lab["beta"].exec(
+                "echo used > /srv/used; echo 10.9.9.9 other >> /etc/hosts", check=True
+            )
+            await lab.reset()
+            assert containers(api, lab)["beta"]["Id"] == successor
+            assert not (await lab["beta"].exec("test -e /srv/used || grep other /etc/hosts")).ok
+            assert await lab.reachability() == {"alpha": ["beta"], "beta": ["alpha"]}
+    assert not of_lab(api, lab)
+
+
+async def test_a_container_is_killed_by_its_main_process(api):
+    async with Lab.open(topology(PAIR), backend="docker") as lab:
+        alpha, beta = (containers(api, lab)[name] for name in ("alpha", "beta"))
+        assert not kill_container(alpha["State"]["Pid"], beta["Id"])
+        assert kill_container(beta["State"]["Pid"], beta["Id"])
+        assert not os.path.exists(f"/proc/{beta['State']['Pid']}/ns/net")
+        assert lab["alpha"].status == "running"
+        with pytest.raises(NodeDied):
+            await lab["beta"].exec("true", timeout=20)
+
+
+async def test_what_ran_in_a_node_has_ended_when_it_is_led_back(api, tmp_path):
+    text = f"""
+        network: {{name: lan}}
+        nodes: [{{name: alpha}}, {{name: beta, volumes: ['{tmp_path}:/shared']}}]
+    """
+    async with resettable(text) as lab:
+        await waiting(api, lab)
+        writer = "while :; do date +%N > /shared/at; done"
+        async with lab["beta"].process(writer):
+            async with asyncio.timeout(20):
+                while not (tmp_path / "at").exists():
+                    await asyncio.sleep(0.02)
+            await lab.reset()
+        (tmp_path / "at").unlink()
+        assert not (await lab["beta"].exec("sleep 0.5; test -e /shared/at")).ok
+
+
+@pytest.mark.parametrize("harm", ["remove", "stop", "pause"])
+async def test_a_node_is_led_back_when_what_was_to_take_its_place_cannot(api, harm):
+    async with resettable(PAIR) as lab:
+        [(_, successor)] = (await waiting(api, lab)).items()
+        if harm == "remove":
+            api.remove_container(successor, force=True)
+        elif harm == "stop":
+            api.kill(successor)
+        else:
+            api.pause(successor)
+        await lab["beta"].exec("echo used > /srv/used", check=True)
+        await lab.reset()
+        assert not (await lab["beta"].exec("test -e /srv/used")).ok
+        assert containers(api, lab)["beta"]["Id"] != successor
+        assert (await waiting(api, lab)).keys() == {"beta"}
+    assert not of_lab(api, lab)
+
+
+@pytest.mark.parametrize("state", ["paused", "stopped", "killed", "dead", "removed"])
+async def test_a_node_in_any_state_is_led_back_by_what_waits(api, state):
+    async with resettable(PAIR) as lab:
+        [(_, successor)] = (await waiting(api, lab)).items()
+        beta, own = lab["beta"], containers(api, lab)["beta"]["Id"]
+        await beta.exec("echo used > /srv/used", check=True)
+        if state == "paused":
+            await beta.pause()
+        elif state == "stopped":
+            await beta.stop()
+        elif state == "killed":
+            await beta.kill()
+        elif state == "dead":
+            api.kill(own)
+        else:
+            api.remove_container(own, force=True)
+        await lab.reset()
+        assert beta.status == "running"
+        assert not (await beta.exec("test -e /srv/used")).ok
+        assert containers(api, lab)["beta"]["Id"] == successor
+        assert await lab.reachability() == {"alpha": ["beta"], "beta": ["alpha"]}
+    assert not of_lab(api, lab)
+
+
+async def test_a_lab_without_reset_has_nothing_that_waits(api):
+    async with Lab.open(topology(PAIR), backend="docker") as lab:
+        await asyncio.sleep(1)
+        assert len(of_lab(api, lab)) == 2
+
+
+async def test_nothing_waits_for_the_nodes_of_a_lab_that_is_kept(api):
+    async with resettable(PAIR) as lab:
+        await waiting(api, lab)
+        await lab.reset()
+        await waiting(api, lab)
+        await lab.keep(600)
+    assert len(of_lab(api, lab)) == 2
+    with Portal() as portal:
+        again = await take_over(lab.lab_id, portal, LabOptions(resettable=True))
+        try:
+            await again["beta"].exec("echo used > /srv/used", check=True)
+            await again.reset()
+            assert not (await again["beta"].exec("test -e /srv/used")).ok
+        finally:
+            await again.down()
+    assert not of_lab(api, lab)
 
 
 async def test_what_was_removed_by_hand_comes_back(api):

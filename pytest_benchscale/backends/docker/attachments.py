@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -69,13 +70,22 @@ class Attachments:
         if plugs is None or not node.is_plugged:
             return None
         try:
-            return await to_thread.run_sync(plugs.binds, plan)
+            node.names, binds = await to_thread.run_sync(plugs.binds, plan)
         except OSError as error:
             raise LabError(
                 f"node {plan.name!r}: the names of the others cannot be written for it: {error}",
                 node=plan.name,
                 step="networks",
             ) from error
+        return binds
+
+    async def forget(self, node: DockerNode) -> None:
+        """Remove the name files of a container that is gone."""
+        if node.names is not None:
+            # What cannot be removed goes with the lab's other files.
+            await to_thread.run_sync(
+                functools.partial(shutil.rmtree, node.names, ignore_errors=True)
+            )
 
     async def join_before_start(self, node: DockerNode) -> None:
         """Attach a container that was created on its first network to those that need not wait.

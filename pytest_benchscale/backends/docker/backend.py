@@ -47,6 +47,7 @@ from pytest_benchscale.backends.docker.network import wire
 from pytest_benchscale.backends.docker.node import DockerNode, nanoseconds
 from pytest_benchscale.backends.docker.plugging import plugs_for
 from pytest_benchscale.backends.docker.removal import Remover
+from pytest_benchscale.backends.docker.successors import Successors
 from pytest_benchscale.backends.docker.upkeep import Upkeep
 from pytest_benchscale.backends.docker.vigil import Vigil
 from pytest_benchscale.errors import (
@@ -89,6 +90,7 @@ class DockerBackend(Upkeep):
         self._engine: Engine | None = None
         self._containers: Containers | None = None
         self._access: Access | None = None
+        self._successors: Successors | None = None
         self._vigil: Vigil | None = None
         self._nodes: dict[str, DockerNode] = {}
         self._networks: dict[str, Errand | Done] = {}
@@ -147,6 +149,7 @@ class DockerBackend(Upkeep):
         attachments = Attachments(engine, wirings, ability, self.dialect, plugs)
         self._containers = Containers(engine, plan, attachments, ability, self.dialect, remover)
         self._access = Access(self._containers, info)
+        self._successors = Successors(self._containers, self._nodes)
         label = {LAB_LABEL: plan.lab_id}
         self._vigil = Vigil(engine, label, self._nodes, self.dialect)
         since = nanoseconds(info.get("SystemTime", "")) // 10**9
@@ -246,8 +249,8 @@ class DockerBackend(Upkeep):
         paused, alive = node.status is NodeStatus.PAUSED, node.is_alive
         node.status = NodeStatus.STOPPED if alive else node.status
         node.lost(NodeDied(name, "it was removed"))
-        if node.creation is not None and (made := await node.creation.outcome()) is not None:
-            await self._opened().remover.container(made, paused=paused)
+        await self._following().drop(name)
+        await self._opened().remove(node, paused=paused)
         await checkpoint.discard(self._opened().remover, node)
         self._nodes.pop(name, None)
 
@@ -301,6 +304,7 @@ class DockerBackend(Upkeep):
             return
         try:
             if containers is not None:
+                await self._following().end()
                 for node in self._nodes.values():
                     node.lost(NodeDied(node.plan.name, "its lab is closed"))
                 if not self._is_kept:
@@ -389,6 +393,11 @@ class DockerBackend(Upkeep):
         if self._containers is None:
             raise LabError("the lab is not open")
         return self._containers
+
+    def _following(self) -> Successors:
+        if self._successors is None:
+            raise LabError("the lab is not open")
+        return self._successors
 
     def _way_in(self) -> Access:
         if self._access is None:

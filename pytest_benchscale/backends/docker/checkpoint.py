@@ -1,4 +1,4 @@
-"""How a node was when it was ready, and leading it back there: by a container of a committed layer."""
+"""How a node was when it was ready: the files of its container, as a committed layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_benchscale.backends.docker.node import DockerNode
 from pytest_benchscale.backends.docker.removal import Remover
 from pytest_benchscale.errors import LabError
 
-__all__ = ["discard", "lead_back", "take"]
+__all__ = ["discard", "take"]
 
 REPOSITORY = "benchscale-checkpoint"
 _GONE = 404
@@ -54,20 +54,6 @@ async def take(containers: Containers, node: DockerNode) -> None:
         )
         with failures.told(what, "checkpoint", plan.name):
             node.checkpoint = await node.commit.identifier()
-
-
-async def lead_back(containers: Containers, node: DockerNode) -> None:
-    """Put a new container with the files of the checkpoint in the place of a node's own.
-
-    Raises:
-        LabError: that failed; the node does not run, and can be led back again.
-        BackendUnavailable: the daemon does not answer.
-    """
-    name = node.plan.name
-    with failures.told(f"node {name!r} could not be reset", "reset", name):
-        if node.creation is not None and (made := await node.creation.outcome()) is not None:
-            await containers.remover.container(made)
-    await containers.create_from(node, node.checkpoint or node.image)
 
 
 async def discard(remover: Remover, node: DockerNode) -> None:

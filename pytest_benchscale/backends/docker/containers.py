@@ -30,9 +30,12 @@ from pytest_benchscale.backends.docker.spec import (
 )
 from pytest_benchscale.errors import LabError
 
-__all__ = ["LAB_LABEL", "NETWORK_LABEL", "NODE_LABEL", "Containers"]
+__all__ = ["AHEAD", "FORMER", "LAB_LABEL", "NETWORK_LABEL", "NODE_LABEL", "Containers"]
 
 LAB_LABEL, NODE_LABEL, NETWORK_LABEL = "benchscale.lab", "benchscale.node", "benchscale.network"
+
+AHEAD, FORMER = "_next", "_former"
+"""What follows the name of a node's container in that of one that will be, or was; no host name has a "_"."""
 
 _SLEEP = ("/bin/sleep", "/usr/bin/sleep")
 _LAST_LINES = 20
@@ -78,15 +81,50 @@ class Containers:
             await self._create_again(node, config)
         await self._start_first(node, config)
 
-    async def create_from(self, node: DockerNode, image: str) -> None:
-        """Create a container of another image in the place of a node's, which is gone, and start it.
+    async def create_again(self, node: DockerNode) -> None:
+        """Create a container with the files that a node had when it was ready, and start it.
 
         Raises:
             LabError: that failed, or it ended at once.
         """
-        config = await self._config(node, image)
+        config = await self._config(node, node.checkpoint or node.image)
         await self._create(node, config)
         await self._start_first(node, config)
+
+    async def create_ahead(self, node: DockerNode) -> None:
+        """Do the same under another name, and without connecting it: `connect` does, when it is needed.
+
+        For nodes whose links are ours.
+
+        Raises:
+            LabError, ApiError: that failed.
+        """
+        config = await self._config(node, node.checkpoint or node.image)
+        await self._create(node, config, AHEAD)
+        await self.engine.call(self.engine.client.start, node.container)
+
+    async def rename(self, node: DockerNode, suffix: str = "") -> None:
+        """Give a node's container its name, or one besides it; one that is gone is no error.
+
+        Raises:
+            ApiError: the daemon refuses.
+        """
+        name = container_name(self.lab, node.plan) + suffix
+        try:
+            await self.engine.call(self.engine.client.rename, node.container, name)
+        except ApiError as error:
+            if error.status != _GONE:
+                raise
+
+    async def remove(self, node: DockerNode, *, paused: bool = False) -> None:
+        """Remove a node's container, whatever has come of it, and its files.
+
+        Raises:
+            ApiError: the daemon refuses.
+        """
+        if node.creation is not None and (made := await node.creation.outcome()) is not None:
+            await self.remover.container(made, paused=paused)
+        await self.attachments.forget(node)
 
     async def _start_first(self, node: DockerNode, config: dict[str, Any]) -> None:
         """Start a container that was just created; without an init where there is none."""
@@ -121,7 +159,7 @@ class Containers:
         Raises:
             LabError: that failed, or it ended at once; shows its last output.
         """
-        container, plan = node.container, node.plan
+        container = node.container
         assert container is not None  # noqa: S101  it was created
         try:
             await self.engine.call(self.engine.client.start, container)
@@ -130,6 +168,16 @@ class Containers:
                 raise _NoInit from error
             raise await self._did_not_start(node, error) from error
         await self.attachments.join_after_start(node)
+        await self.connect(node, again=again)
+
+    async def connect(self, node: DockerNode, *, again: bool = False) -> None:
+        """Have a started container reach its networks; `again` as in `start`.
+
+        Raises:
+            LabError: that failed, or it has ended; shows its last output.
+        """
+        container, plan = node.container, node.plan
+        assert container is not None  # noqa: S101  it was created
         known = await self.inspect(container)
         state = known["State"]
         if not state["Running"]:
@@ -179,13 +227,13 @@ class Containers:
             binds=binds,
         )
 
-    async def _create(self, node: DockerNode, config: dict[str, Any]) -> None:
+    async def _create(self, node: DockerNode, config: dict[str, Any], suffix: str = "") -> None:
         plan = node.plan
         node.creation = Errand(
             self.engine,
             self.engine.client.create_container_from_config,
             config=config,
-            name=container_name(self.lab, plan),
+            name=container_name(self.lab, plan) + suffix,
             platform=plan.spec.platform,
         )
         try:

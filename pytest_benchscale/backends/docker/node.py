@@ -6,6 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -34,7 +35,10 @@ class NodeConduit(Conduit, Protocol):
 
 
 class DockerNode:
-    """A node as this side knows it. Times are the daemon's, in nanoseconds since 1970."""
+    """A node as this side knows it, for as long as it has the same container.
+
+    Times are the daemon's, in nanoseconds since 1970.
+    """
 
     def __init__(self, plan: NodePlan) -> None:
         self.plan = plan
@@ -46,6 +50,7 @@ class DockerNode:
         self.creation: Errand | Done | None = None
         self.own_command = False  # it is idle, and runs what its image says
         self.is_plugged = False  # its links are ours, not Docker's
+        self.names: Path | None = None  # the directory of its name files, where they are ours
         self.commit: Errand | None = None
         self.checkpoint: str | None = (
             None  # the image that has its files as they were when it was ready
@@ -63,6 +68,14 @@ class DockerNode:
         self._death = 0
         self._death_reason = ""
         self._out_of_memory = 0
+
+    def successor(self) -> DockerNode:
+        """Return the same node for another container, which is not there yet."""
+        node = DockerNode(self.plan)
+        node.image, node.own_command = self.image, self.own_command
+        node.commit, node.checkpoint = self.commit, self.checkpoint
+        node.lost_links = self.lost_links
+        return node
 
     @property
     def is_alive(self) -> bool:

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import os
 import socket
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,16 +113,16 @@ class Plugs:
             for one in plan.interfaces
         )
 
-    def binds(self, plan: NodePlan) -> list[str]:
-        """Write the files by which a node finds the others; return them as Docker's binds.
+    def binds(self, plan: NodePlan) -> tuple[Path, list[str]]:
+        """Write the files by which a node finds the others; return their directory, and Docker's binds.
 
-        Each node has its own, new for each container: it may change them.
+        Each container has its own: it may change them.
 
         Raises:
             OSError: they cannot be written.
         """
-        directory = self._directory / plan.hostname
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix=f"{plan.hostname}_", dir=self._directory))
         made = []
         for target, text in zip(_NAME_FILES, (_hosts_of(plan), NO_RESOLVER), strict=True):
             path = directory / Path(target).name
@@ -129,7 +130,7 @@ class Plugs:
             path.chmod(0o644)  # for every user in the container
             # z: relabelled, where SELinux would else keep the container from reading it.
             made.append(f"{path}:{target}:z")
-        return made
+        return directory, made
 
     def plug(self, plan: NodePlan, pid: int, routes: Iterable[Route]) -> None:
         """Connect the network namespace of a node's main process. Links of an earlier run are removed.

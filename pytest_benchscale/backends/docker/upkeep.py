@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_benchscale.backends.docker.containers import Containers
     from pytest_benchscale.backends.docker.engine import Engine
     from pytest_benchscale.backends.docker.node import DockerNode
+    from pytest_benchscale.backends.docker.successors import Successors
 
 __all__ = ["Upkeep"]
 
@@ -34,6 +35,9 @@ class Upkeep:
     async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself: what `adopt` needs are the ids of what there is."""
         self._opened()
+        for name in self._nodes:
+            with failures.told(f"what waits for node {name!r} was not removed", "keep", name):
+                await self._following().drop(name)
         networks = {}
         for name, errand in self._networks.items():
             if (identifier := await errand.outcome()) is None:
@@ -67,16 +71,17 @@ class Upkeep:
     async def checkpoint(self, name: str) -> None:
         """Remember a node's files, as an image where anything may have changed them."""
         await checkpoint.take(self._opened(), self._node(name))
+        self._following().prepare(name)
 
     async def reset_node(self, name: str) -> NodeInfo:
         """Put a new container in the place of a node's own, whatever became of that."""
         containers, node = self._opened(), self._node(name)
         await self._watching()
+        paused = node.status is NodeStatus.PAUSED
         node.status = NodeStatus.STOPPED  # its end is no news
         node.lost(NodeDied(name, "it was reset"))
         async with containers.engine.building():
-            await checkpoint.lead_back(containers, node)
-            return self._ready(node)
+            return self._ready(await self._following().replace(name, paused=paused))
 
     async def delete_owned(self, owner: str, lab_id: str) -> None:
         """Remove the containers, networks and images that carry the labels of this run and this lab."""
@@ -111,5 +116,6 @@ class Upkeep:
         async def _reach(self) -> Engine: ...
         async def _watching(self) -> None: ...
         def _opened(self) -> Containers: ...
+        def _following(self) -> Successors: ...
         def _node(self, name: str) -> DockerNode: ...
         def _ready(self, node: DockerNode) -> NodeInfo: ...

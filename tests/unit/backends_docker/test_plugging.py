@@ -1,4 +1,4 @@
-"""Whose links are ours, the files by which these nodes find the others, and when we may."""
+"""Whose links are ours, and the files by which these nodes find the others."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import os
 import socket
 from pathlib import Path
 
-import pytest
-
 from pytest_benchscale.backends.base import LabPlan
-from pytest_benchscale.backends.docker import shared_machine
 from pytest_benchscale.backends.docker.plugging import Plugs, chosen
-from pytest_benchscale.backends.docker.shared_machine import shares_this_machine
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.plan import build_plan
 from pytest_benchscale.topology.loader import load_text
-from pytest_benchscale.transports.container.hijack import DaemonAddress
 
 PAIR = "{network: {name: lan, subnet: 10.1.0.0/24}, nodes: [{name: a}, {name: b}]}"
 
@@ -73,7 +68,7 @@ def test_every_node_has_name_files_of_its_own_that_everybody_in_it_may_read(tmp_
     plugs = Plugs(plan, tmp_path)
     before = os.umask(0o077)
     try:
-        binds = [plugs.binds(node) for node in plan.nodes]
+        binds = [plugs.binds(node)[1] for node in plan.nodes]
     finally:
         os.umask(before)
     sources = {bind.split(":")[0] for bind in [*binds[0], *binds[1]]}
@@ -86,11 +81,13 @@ def test_every_node_has_name_files_of_its_own_that_everybody_in_it_may_read(tmp_
 def test_files_that_a_node_has_changed_are_new_for_its_next_container(tmp_path):
     plan = lab(PAIR)
     plugs = Plugs(plan, tmp_path)
-    hosts = Path(plugs.binds(plan.nodes[1])[0].split(":")[0])
-    before = hosts.read_text()
-    hosts.write_text("changed")
-    plugs.binds(plan.nodes[1])
-    assert hosts.read_text() == before
+    first, second = (
+        plugs.binds(plan.nodes[1])[0] / "hosts",
+        plugs.binds(plan.nodes[1])[0] / "hosts",
+    )
+    before = second.read_text()
+    first.write_text("changed")
+    assert second.read_text() == before
 
 
 def test_no_name_of_a_node_gets_in_the_way_of_the_labs_own_files(tmp_path):
@@ -108,34 +105,9 @@ def test_a_node_also_knows_its_host_name_where_that_is_another(tmp_path):
     plan = lab(text)
     node = plan.nodes[1]
     assert node.hostname != long
-    hosts = _hosts(Plugs(plan, tmp_path).binds(node))
+    hosts = _hosts(Plugs(plan, tmp_path).binds(node)[1])
     assert {f"10.1.0.3 {node.hostname}", f"10.1.0.3 {long}"} <= set(hosts)
 
 
 def _hosts(binds: list[str]) -> list[str]:
     return Path(binds[0].split(":")[0]).read_text().splitlines()
-
-
-@pytest.fixture
-def listening(tmp_path):
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "socket"))
-        listener.listen()
-        yield DaemonAddress("unix", path=str(tmp_path / "socket"))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, as making links does")
-def test_a_daemon_among_our_own_processes_shares_this_machine(listening, monkeypatch):
-    assert shares_this_machine(listening)
-    monkeypatch.setattr(shared_machine, "_may_change_networks", lambda: False)
-    assert not shares_this_machine(listening)
-
-
-def test_an_ordinary_user_shares_it_with_nobody(listening, monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert not shares_this_machine(listening)
-
-
-def test_a_daemon_elsewhere_or_one_that_is_not_there_shares_nothing(tmp_path):
-    assert not shares_this_machine(DaemonAddress("tcp", host="192.0.2.1", port=2375))
-    assert not shares_this_machine(DaemonAddress("unix", path=str(tmp_path / "absent")))

@@ -1,0 +1,148 @@
+"""Leading nodes back: a container with the files of the checkpoint takes the place of the one that was used.
+
+Starting and ending a container take the daemon a tenth of a second of its processors, each. For a node that
+only waits for commands, and whose links are ours, both need not be waited for: while a test runs, a container
+is started that is on no network yet. A reset kills what the node was, connects that container in its stead,
+and leaves it to the daemon to clear up, and to start the next, when it has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+from anyio import to_thread
+
+from pytest_benchscale.backends.docker import failures
+from pytest_benchscale.backends.docker.containers import FORMER, Containers
+from pytest_benchscale.backends.docker.engine import ApiError
+from pytest_benchscale.backends.docker.node import DockerNode
+from pytest_benchscale.backends.docker.shared_machine import kill_container
+from pytest_benchscale.errors import BenchscaleError
+
+__all__ = ["MOST", "Successors"]
+
+MOST = 20
+"""How many containers of a lab are started before they are needed; each costs what an idle one does."""
+
+_GONE = 404
+
+
+@dataclasses.dataclass(eq=False)
+class _Ahead:
+    """A container that is started before it is needed, once another one was removed."""
+
+    node: DockerNode
+    former: DockerNode | None
+    task: asyncio.Task[None] | None = None
+    is_ready: bool = False
+
+
+class Successors:
+    """What takes the place of the containers of a lab's `nodes`, by name."""
+
+    def __init__(self, containers: Containers, nodes: dict[str, DockerNode]) -> None:
+        self._containers = containers
+        self._nodes = nodes
+        self._ahead: dict[str, _Ahead] = {}
+        self._turn = asyncio.Lock()
+
+    async def replace(self, name: str, *, paused: bool) -> DockerNode:
+        """Put another container in the place of a node's own, whatever became of that; return what runs now.
+
+        Raises:
+            LabError: that failed; the node does not run, and can be led back again.
+            BackendUnavailable: the daemon does not answer.
+        """
+        containers = self._containers
+        with failures.told(f"node {name!r} could not be reset", "reset", name):
+            ahead = await self._take(name)
+            if ahead is None:
+                await containers.remove(self._nodes[name], paused=paused)
+                node = self._nodes[name] = self._nodes[name].successor()
+                await containers.create_again(node)
+                self.prepare(name)
+            else:
+                former = self._nodes[name]
+                await containers.rename(former, FORMER)
+                if paused or not await to_thread.run_sync(
+                    kill_container, former.pid, str(former.container)
+                ):
+                    await containers.remove(former, paused=paused)
+                node = self._nodes[name] = ahead
+                self.prepare(name, former)
+                await containers.rename(node)
+                await containers.connect(node, again=True)
+        return node
+
+    def prepare(self, name: str, former: DockerNode | None = None) -> None:
+        """Have a container started at leisure, once the node's `former` one was removed."""
+        node = self._nodes[name]
+        if former is None and (not node.is_plugged or len(self._ahead) >= MOST):
+            return
+        ahead = self._ahead[name] = _Ahead(node.successor(), former)
+        ahead.task = asyncio.ensure_future(self._start(ahead))
+
+    async def drop(self, name: str) -> None:
+        """Remove what would have taken a node's place, and what has had it.
+
+        Raises:
+            ApiError: the daemon refuses.
+            BackendUnavailable: it does not answer.
+        """
+        if (ahead := self._ahead.pop(name, None)) is not None:
+            await self._remove(ahead)
+
+    async def end(self) -> None:
+        """Start nothing any more; what is there is for others to remove, and nothing comes after this."""
+        for ahead in self._ahead.values():
+            await _stop(ahead)
+            if ahead.node.creation is not None:
+                await ahead.node.creation.outcome()
+        self._ahead.clear()
+
+    async def _take(self, name: str) -> DockerNode | None:
+        """Return a running container for a node; None: there is none, and nothing of it is left."""
+        ahead = self._ahead.pop(name, None)
+        if ahead is None:
+            return None
+        if ahead.is_ready and await self._runs(ahead.node):
+            return ahead.node
+        await self._remove(ahead)
+        return None
+
+    async def _runs(self, node: DockerNode) -> bool:
+        try:
+            known = await self._containers.inspect(str(node.container))
+        except ApiError as error:
+            if error.status != _GONE:
+                raise
+            return False
+        return bool(known["State"]["Running"]) and not known["State"].get("Paused")
+
+    async def _start(self, ahead: _Ahead) -> None:
+        """Work through one node's part when the daemon has nothing else to do, one node at a time."""
+        engine = self._containers.engine
+        try:
+            async with self._turn:
+                await engine.leisure()
+                if ahead.former is not None:
+                    await self._containers.remove(ahead.former)
+                    ahead.former = None
+                    await engine.leisure()
+                await self._containers.create_ahead(ahead.node)
+                ahead.is_ready = True
+        except (ApiError, BenchscaleError):
+            return  # then it is created when it is needed, and who needs it is told why it cannot be
+
+    async def _remove(self, ahead: _Ahead) -> None:
+        await _stop(ahead)
+        if ahead.former is not None:
+            await self._containers.remove(ahead.former)
+        await self._containers.remove(ahead.node)
+
+
+async def _stop(ahead: _Ahead) -> None:
+    if ahead.task is not None:
+        ahead.task.cancel()
+        await asyncio.wait([ahead.task])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pytest_benchscale.lab.link_states import Attachment, LinkStates
+from pytest_benchscale.lab.link_wishes import Attachment, LinkWishes
 from pytest_benchscale.lab.witness import Pair, Witness
 from pytest_benchscale.network.matrix import Matrix, PathMeasure
 from pytest_benchscale.topology.conditions import Figures
@@ -31,7 +31,7 @@ class Comparison:
     """Looks at ways, each a pair of nodes and the network between them, before and after changes."""
 
     def __init__(
-        self, states: LinkStates, witness: Witness, ways: Mapping[Pair, str | None]
+        self, states: LinkWishes, witness: Witness, ways: Mapping[Pair, str | None]
     ) -> None:
         self._states = states
         self._witness = witness

@@ -11,7 +11,8 @@ from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
 from pytest_benchscale.lab.impairment import Impairment, require_conditions, stated_of
-from pytest_benchscale.lab.link_states import Attachment, LinkStates, Stated, Worse
+from pytest_benchscale.lab.link_states import LinkStates
+from pytest_benchscale.lab.link_wishes import Attachment, Stated, Worse
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.lab.partition import Group, Partition, pairs_of
 from pytest_benchscale.lab.witness import Witness

@@ -16,7 +16,7 @@ from pytest_benchscale.errors import BenchscaleError
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault_log import FaultRecord
 from pytest_benchscale.lab.history import CommandRecord
-from pytest_benchscale.lab.link_states import LinkStates, Stated
+from pytest_benchscale.lab.link_wishes import LinkWishes, Stated
 from pytest_benchscale.lab.machine import Machine
 from pytest_benchscale.topology.model import Topology
 
@@ -80,7 +80,7 @@ async def examine(
     machines: Mapping[str, Machine],
     *,
     created: Collection[str],
-    links: LinkStates,
+    links: LinkWishes,
     is_up: bool,
 ) -> Findings:
     """Find out how a lab is, up or half built. `created` are the nodes that the backend was asked for.
@@ -173,7 +173,7 @@ def _node(machine: Machine, answer: object, created: Collection[str]) -> NodeFin
     return known
 
 
-def _conditions(machines: Mapping[str, Machine], links: LinkStates) -> Iterable[Condition]:
+def _conditions(machines: Mapping[str, Machine], links: LinkWishes) -> Iterable[Condition]:
     settings = links.settings()
     for name in machines:
         for attachment in links.on(None, name):

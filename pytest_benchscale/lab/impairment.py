@@ -12,7 +12,8 @@ from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.comparison import Comparison
 from pytest_benchscale.lab.context import LabContext
 from pytest_benchscale.lab.fault import Fault
-from pytest_benchscale.lab.link_states import LinkStates, Stated, Worse
+from pytest_benchscale.lab.link_states import LinkStates
+from pytest_benchscale.lab.link_wishes import Stated, Worse
 from pytest_benchscale.lab.witness import Pair, Witness
 from pytest_benchscale.topology.conditions import Figures
 from pytest_benchscale.topology.model import Topology

@@ -10,7 +10,8 @@ from pytest_benchscale.backends.base import Capability
 from pytest_benchscale.errors import FaultNotEffective, FaultNotHealed, LabError
 from pytest_benchscale.lab.arguments import did_you_mean
 from pytest_benchscale.lab.fault import Fault
-from pytest_benchscale.lab.link_states import Cut, LinkStates
+from pytest_benchscale.lab.link_states import LinkStates
+from pytest_benchscale.lab.link_wishes import Cut
 from pytest_benchscale.lab.shapes import SHAPES, shape
 from pytest_benchscale.lab.witness import A_MOMENT, LONG, Pair, Witness
 

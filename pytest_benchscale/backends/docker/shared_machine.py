@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
 import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 
 from pytest_benchscale.transports.container.hijack import DaemonAddress
 from pytest_benchscale.transports.namespace import channel
 
-__all__ = ["kill_container", "shares_this_machine"]
+__all__ = ["kill_inside", "shares_this_machine"]
 
 _ASKING_SECONDS = 5.0
 _ENDING_SECONDS = 5.0
 _NAMESPACES = ("net", "mnt", "pid")
+_CONTROL_GROUPS, _MEMBERS = Path("/sys/fs/cgroup"), "cgroup.procs"
 _NET_ADMIN, _SYS_ADMIN = 12, 21  # linux/capability.h
 _NEEDED = 1 << _NET_ADMIN | 1 << _SYS_ADMIN
 
@@ -41,29 +46,78 @@ def shares_this_machine(address: DaemonAddress) -> bool:
         return False
 
 
-def kill_container(pid: int, container: str) -> bool:
-    """Kill everything in a container by its main process; return whether it has ended. Blocks.
+def kill_inside(pid: int, container: str) -> bool:
+    """Kill what runs in a container, all but its main process `pid`, which is stopped for good. Blocks.
 
-    False: the process is not there any more, it is not of this container, or it does not end. For a daemon
-    that shares this machine: it takes ten times as long to do so, and learns of the end by itself.
+    Return whether that is so; else the process is not there any more, it is not of this container, or
+    something does not end. The end of a container costs its daemon ten times as much, and can wait then.
     """
+    deadline = monotonic() + _ENDING_SECONDS
+    try:
+        with _held(pid) as main:
+            if not _is_in(pid, container):
+                return False
+            signal.pidfd_send_signal(main, signal.SIGSTOP)
+            group = _control_group(pid, container)
+            while group is not None and monotonic() < deadline:
+                # Again and again, for what has started meanwhile.
+                if not [
+                    one for one in _members(group) if one != pid and _kill(one, container, deadline)
+                ]:
+                    return True
+    except OSError:  # it has just ended
+        pass
+    return False
+
+
+@contextmanager
+def _held(pid: int) -> Iterator[int]:
+    """Hold a process by a descriptor: its number is nobody else's meanwhile."""
     try:
         process = os.pidfd_open(pid)
-    except (OSError, OverflowError):
-        return False
+    except OverflowError:
+        raise ProcessLookupError(errno.ESRCH, "there is no such process") from None
     try:
-        # Read after it was opened: until it is closed, the process stands for that number.
-        if container not in Path(f"/proc/{pid}/cgroup").read_text():
-            return False
-        signal.pidfd_send_signal(process, signal.SIGKILL)
-        # The first process of a namespace ends after all others in it.
-        waiting = select.poll()
-        waiting.register(process, select.POLLIN)
-        return bool(waiting.poll(_ENDING_SECONDS * 1000))
-    except OSError:  # it has just ended
-        return False
+        yield process
     finally:
         os.close(process)
+
+
+def _kill(pid: int, container: str, deadline: float) -> bool:
+    """Kill a process of a container and wait for its end; return whether it lived until now."""
+    with suppress(ProcessLookupError, FileNotFoundError), _held(pid) as process:
+        waiting = select.poll()
+        waiting.register(process, select.POLLIN)
+        if not waiting.poll(0) and _is_in(pid, container):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            waiting.poll(max(0.0, deadline - monotonic()) * 1000)
+            return True
+    return False
+
+
+def _is_in(pid: int, container: str) -> bool:
+    """Return whether a process belongs to a container."""
+    return container in Path(f"/proc/{pid}/cgroup").read_text()
+
+
+def _control_group(pid: int, container: str) -> Path | None:
+    """Return the directory of a container's control group; None: it cannot be seen from here."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        above, found, below = path.partition(container)
+        rest = below.partition("/")[0]  # ".scope", of systemd's
+        place = _CONTROL_GROUPS / controllers.removeprefix("name=")
+        group = place / f"{above}{found}{rest}".lstrip("/")
+        if found and (group / _MEMBERS).is_file():
+            return group
+    return None
+
+
+def _members(group: Path) -> Iterator[int]:
+    """Go through the processes of a control group, and of those below it."""
+    for file in group.glob(f"**/{_MEMBERS}"):
+        with suppress(OSError):  # that group is just gone
+            yield from map(int, file.read_text().split())
 
 
 def _may_change_networks() -> bool:

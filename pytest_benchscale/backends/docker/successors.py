@@ -2,8 +2,8 @@
 
 Starting and ending a container take the daemon a tenth of a second of its processors, each. For a node that
 only waits for commands, and whose links are ours, both need not be waited for: while a test runs, a container
-is started that is on no network yet. A reset kills what the node was, connects that container in its stead,
-and leaves it to the daemon to clear up, and to start the next, when it has nothing else to do.
+is started that is on no network yet. A reset kills what ran in the node, connects that container in its
+stead, and leaves it to the daemon to end the other one, and to start the next, when it is not busy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_benchscale.backends.docker import failures
 from pytest_benchscale.backends.docker.containers import FORMER, Containers
 from pytest_benchscale.backends.docker.engine import ApiError
 from pytest_benchscale.backends.docker.node import DockerNode
-from pytest_benchscale.backends.docker.shared_machine import kill_container
+from pytest_benchscale.backends.docker.shared_machine import kill_inside
 from pytest_benchscale.errors import BenchscaleError
 
 __all__ = ["MOST", "Successors"]
@@ -54,26 +54,11 @@ class Successors:
             LabError: that failed; the node does not run, and can be led back again.
             BackendUnavailable: the daemon does not answer.
         """
-        containers = self._containers
         with failures.told(f"node {name!r} could not be reset", "reset", name):
             ahead = await self._take(name)
             if ahead is None:
-                await containers.remove(self._nodes[name], paused=paused)
-                node = self._nodes[name] = self._nodes[name].successor()
-                await containers.create_again(node)
-                self.prepare(name)
-            else:
-                former = self._nodes[name]
-                await containers.rename(former, FORMER)
-                if paused or not await to_thread.run_sync(
-                    kill_container, former.pid, str(former.container)
-                ):
-                    await containers.remove(former, paused=paused)
-                node = self._nodes[name] = ahead
-                self.prepare(name, former)
-                await containers.rename(node)
-                await containers.connect(node, again=True)
-        return node
+                return await self._start_another(name, paused=paused)
+            return await self._put(name, ahead, paused=paused)
 
     def prepare(self, name: str, former: DockerNode | None = None) -> None:
         """Have a container started at leisure, once the node's `former` one was removed."""
@@ -100,6 +85,26 @@ class Successors:
             if ahead.node.creation is not None:
                 await ahead.node.creation.outcome()
         self._ahead.clear()
+
+    async def _start_another(self, name: str, *, paused: bool) -> DockerNode:
+        """Create a container, once the node's own is gone."""
+        await self._containers.remove(self._nodes[name], paused=paused)
+        node = self._nodes[name] = self._nodes[name].successor()
+        await self._containers.create_again(node)
+        self.prepare(name)
+        return node
+
+    async def _put(self, name: str, node: DockerNode, *, paused: bool) -> DockerNode:
+        """Have a running container be the node, once nothing runs in the node's own any more."""
+        containers, former = self._containers, self._nodes[name]
+        await containers.rename(former, FORMER)
+        if paused or not await to_thread.run_sync(kill_inside, former.pid, str(former.container)):
+            await containers.remove(former, paused=paused)
+        self._nodes[name] = node
+        self.prepare(name, former)
+        await containers.rename(node)
+        await containers.connect(node, again=True)
+        return node
 
     async def _take(self, name: str) -> DockerNode | None:
         """Return a running container for a node; None: there is none, and nothing of it is left."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_benchscale.backends.docker import shared_machine
-from pytest_benchscale.backends.docker.shared_machine import kill_container, shares_this_machine
+from pytest_benchscale.backends.docker.shared_machine import kill_inside, shares_this_machine
 from pytest_benchscale.transports.container.hijack import DaemonAddress
 
 CONTAINER = "0123456789abcdef" * 4
@@ -50,15 +50,15 @@ def somebody() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_process_that_is_not_of_the_container_is_left_alone(somebody):
-    assert not kill_container(somebody.pid, CONTAINER)
+    assert not kill_inside(somebody.pid, CONTAINER)
     assert somebody.poll() is None
 
 
 def test_a_process_that_has_ended_is_not_of_the_container(somebody):
     somebody.communicate(b"\n", timeout=20)
-    assert not kill_container(somebody.pid, CONTAINER)
+    assert not kill_inside(somebody.pid, CONTAINER)
 
 
 @pytest.mark.parametrize("pid", [0, -1, 2**40])
 def test_what_is_no_process_is_not_killed(pid):
-    assert not kill_container(pid, CONTAINER)
+    assert not kill_inside(pid, CONTAINER)

@@ -47,11 +47,12 @@ def somebody() -> Iterator[subprocess.Popen[bytes]]:
     """A process that is in no container."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
+        process.kill()  # it might be stopped
 
 
 def test_a_process_that_is_not_of_the_container_is_left_alone(somebody):
     assert not kill_inside(somebody.pid, CONTAINER)
-    assert somebody.poll() is None
+    assert os.waitid(os.P_PID, somebody.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG) is None
 
 
 def test_a_process_that_has_ended_is_not_of_the_container(somebody):

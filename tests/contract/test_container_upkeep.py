@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pytest_benchscale.lab.ledger import Ledger, Standing
 from pytest_benchscale.lab.opening import attach
 from pytest_benchscale.lab.options import LabOptions
 from pytest_benchscale.lab.portal import Portal
+from pytest_benchscale.testing.base import unique_seconds
 from tests.contract.docker_labs import containers, daemon, of_lab, topology
 from tests.daemons.images import reference
 
@@ -54,10 +57,21 @@ def programs(api: Any, lab: Lab, node: str) -> list[str]:
     return [state for state, _pid in told["Processes"]]
 
 
-async def waiting(api: Any, lab: Lab) -> dict[str, str]:
-    """Return the containers that wait to become a node, by node, once there are all of those that will be."""
-    # Of the nodes here the first one's links are Docker's.
-    expected = {name for name in lab.nodes if name != next(iter(lab.nodes))}
+def sleeping_here(seconds: str) -> bool:
+    """Return whether a process of this machine sleeps for so long, in a container or not."""
+    wanted = f"sleep\0{seconds}\0".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes() == wanted:
+                return True
+    return False
+
+
+async def waiting(
+    api: Any, lab: Lab, expected: Iterable[str] = frozenset({"beta"})
+) -> dict[str, str]:
+    """Return the containers that wait to become a node, by node, once they are those that are expected."""
+    expected = set(expected)
     async with asyncio.timeout(20):
         while True:
             there = await asyncio.to_thread(of_lab, api, lab)
@@ -131,21 +145,33 @@ async def test_everything_but_the_main_process_of_a_container_is_killed(api):
             assert (await lab["alpha"].exec("true")).ok
 
 
-async def test_what_ran_in_a_node_has_ended_when_it_is_led_back(api, tmp_path):
-    text = f"""
-        network: {{name: lan}}
-        nodes: [{{name: alpha}}, {{name: beta, volumes: ['{tmp_path}:/shared']}}]
-    """
-    async with resettable(text) as lab:
-        await waiting(api, lab)
-        writer = "while :; do date +%N > /shared/at; done"
-        async with lab["beta"].process(writer):
+async def test_what_ran_in_a_node_has_ended_when_it_is_led_back(api):
+    seconds = unique_seconds()
+    async with resettable(PAIR) as lab:
+        for _ in range(2):
+            await waiting(api, lab)
+            await lab["beta"].exec(f"setsid sleep {seconds} & exit", check=True)
             async with asyncio.timeout(20):
-                while not (tmp_path / "at").exists():
+                while not sleeping_here(seconds):
                     await asyncio.sleep(0.02)
             await lab.reset()
-        (tmp_path / "at").unlink()
-        assert not (await lab["beta"].exec("sleep 0.5; test -e /shared/at")).ok
+            assert not sleeping_here(seconds)
+
+
+async def test_a_node_with_volumes_finds_in_them_what_is_there_when_it_is_led_back(api, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    text = f"""
+        network: {{name: lan}}
+        nodes: [{{name: alpha}}, {{name: beta, volumes: ['{shared}:/shared']}}, {{name: gamma}}]
+    """
+    async with resettable(text) as lab:
+        await waiting(api, lab, {"gamma"})
+        shared.rename(tmp_path / "moved")
+        shared.mkdir()
+        (shared / "new").touch()
+        await lab.reset()
+        assert (await lab["beta"].exec("ls /shared")).stdout == "new\n"
 
 
 @pytest.mark.parametrize("harm", ["remove", "stop", "pause"])

@@ -55,15 +55,19 @@ class Successors:
             BackendUnavailable: the daemon does not answer.
         """
         with failures.told(f"node {name!r} could not be reset", "reset", name):
-            ahead = await self._take(name)
-            if ahead is None:
-                return await self._start_another(name, paused=paused)
-            return await self._put(name, ahead, paused=paused)
+            if (ahead := await self._running(name)) is not None:
+                return await self._put(name, ahead, paused=paused)
+            await self.drop(name)
+            return await self._start_another(name, paused=paused)
 
     def prepare(self, name: str, former: DockerNode | None = None) -> None:
-        """Have a container started at leisure, once the node's `former` one was removed."""
+        """Have a container started at leisure, once the node's `former` one was removed.
+
+        Not for a node with volumes: it is to find there what will be there by then.
+        """
         node = self._nodes[name]
-        if former is None and (not node.is_plugged or len(self._ahead) >= MOST):
+        is_wanted = node.is_plugged and not node.plan.spec.volumes and len(self._ahead) < MOST
+        if former is None and not is_wanted:
             return
         ahead = self._ahead[name] = _Ahead(node.successor(), former)
         ahead.task = asyncio.ensure_future(self._start(ahead))
@@ -75,8 +79,13 @@ class Successors:
             ApiError: the daemon refuses.
             BackendUnavailable: it does not answer.
         """
-        if (ahead := self._ahead.pop(name, None)) is not None:
-            await self._remove(ahead)
+        if (ahead := self._ahead.get(name)) is None:
+            return
+        await _stop(ahead)
+        if ahead.former is not None:
+            await self._containers.remove(ahead.former)
+        await self._containers.remove(ahead.node)
+        self._ahead.pop(name, None)
 
     async def end(self) -> None:
         """Start nothing any more; what is there is for others to remove, and nothing comes after this."""
@@ -106,24 +115,19 @@ class Successors:
         await containers.connect(node, again=True)
         return node
 
-    async def _take(self, name: str) -> DockerNode | None:
-        """Return a running container for a node; None: there is none, and nothing of it is left."""
-        ahead = self._ahead.pop(name, None)
-        if ahead is None:
+    async def _running(self, name: str) -> DockerNode | None:
+        """Return what was started for a node; None: nothing was, or it does not run any more."""
+        ahead = self._ahead.get(name)
+        if ahead is None or not ahead.is_ready:
             return None
-        if ahead.is_ready and await self._runs(ahead.node):
-            return ahead.node
-        await self._remove(ahead)
-        return None
-
-    async def _runs(self, node: DockerNode) -> bool:
         try:
-            known = await self._containers.inspect(str(node.container))
+            known = await self._containers.inspect(str(ahead.node.container))
         except ApiError as error:
             if error.status != _GONE:
                 raise
-            return False
-        return bool(known["State"]["Running"]) and not known["State"].get("Paused")
+            return None
+        state = known["State"]
+        return ahead.node if state["Running"] and not state.get("Paused") else None
 
     async def _start(self, ahead: _Ahead) -> None:
         """Work through one node's part when the daemon has nothing else to do, one node at a time."""
@@ -139,12 +143,6 @@ class Successors:
                 ahead.is_ready = True
         except (ApiError, BenchscaleError):
             return  # then it is created when it is needed, and who needs it is told why it cannot be
-
-    async def _remove(self, ahead: _Ahead) -> None:
-        await _stop(ahead)
-        if ahead.former is not None:
-            await self._containers.remove(ahead.former)
-        await self._containers.remove(ahead.node)
 
 
 async def _stop(ahead: _Ahead) -> None:

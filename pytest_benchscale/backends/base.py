@@ -215,6 +215,8 @@ class Backend(Protocol):
     """Whether what it makes is still there when our processes are gone, so that the ledger must know."""
     shares_addresses: ClassVar[bool]
     """Whether subnets of labs of different processes must not overlap, at the same `place`."""
+    kill_loses_writes: ClassVar[bool]
+    """Whether what a node has just written is lost when it is killed, as when a machine loses its power."""
 
     async def probe(self) -> str:
         """Return the version of what the backend runs on.

@@ -34,6 +34,7 @@ NETWORK_DEADLINE = 60.0
 SETUP_DEADLINE = 600.0  # for each command of `setup`
 DEPLOY_DEADLINE = 600.0
 CHECKPOINT_DEADLINE = 300.0
+_SYNC = "! command -v sync >/dev/null || sync"
 
 
 class Created:
@@ -119,6 +120,9 @@ class BringUp:
             for number, command in enumerate(plan.spec.setup):
                 with doing(f"setup[{number}]"):
                     await self._set_up(node, number, command)
+            if self._backend.kill_loses_writes and (plan.spec.deploy or plan.spec.setup):
+                with doing("sync"):
+                    await self._sync(node)
         await wait_for_all(node, plan.spec.wait_for, self._context)
         if self._context.options.resettable:
             with doing("checkpoint"):
@@ -190,6 +194,13 @@ class BringUp:
                 details=result.output_excerpt(),
                 resolution=f"correct the command under `setup:` of node {node.name!r}",
             )
+
+    async def _sync(self, node: Node) -> None:
+        """Have a node find again what it was set up with, should it be killed as soon as it is there."""
+        try:
+            await node.exec(_SYNC, timeout=self._context.scaled(SETUP_DEADLINE))
+        except BenchscaleError as exc:
+            raise placed(exc, node.name, "sync") from None
 
 
 async def _deployed(node: Node, source: Path, item: Deploy) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,14 @@ network: {name: lan}
 nodes:
   - {name: frail%s}
   - {name: witness}
+"""
+
+SET_UP = """
+metadata: {name: contract-set-up}
+nodes:
+  - name: frail
+    deploy: [{src: declared, dest: /srv/declared}]
+    setup: ["echo made > /srv/made"]
 """
 
 OWN = "/dev/shm"  # noqa: S108  the node's; a tmpfs on every backend
@@ -60,6 +69,18 @@ class NodeFaultContract(Contract):
             assert await _status(frail) is NodeStatus.STOPPED
         assert await _status(frail) is NodeStatus.RUNNING
         assert (frail.addresses, frail.interfaces) == before
+
+    @requires(Capability.STOP)
+    async def test_what_a_node_was_set_up_with_outlasts_its_end_just_after(
+        self, tmp_path: Path
+    ) -> None:
+        (tmp_path / "declared").write_text("declared\n")
+        with self.open(SET_UP, tmp_path) as lab:
+            frail = lab["frail"]
+            await frail.kill()
+            await frail.start()
+            assert await frail.read_text("/srv/declared") == "declared\n"
+            assert await frail.read_text("/srv/made") == "made\n"
 
     @requires(Capability.STOP)
     async def test_a_node_is_stopped_for_a_block(self, frail: Node) -> None:

@@ -109,6 +109,7 @@ class FakeBackend:
     links_outlive_nodes: ClassVar[bool] = False
     outlives_us: ClassVar[bool] = False
     shares_addresses: ClassVar[bool] = False
+    kill_loses_writes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.PAUSE, Capability.STOP, Capability.USERS}
     )

@@ -79,6 +79,7 @@ class DockerBackend(Upkeep):
     links_outlive_nodes: ClassVar[bool] = False
     outlives_us: ClassVar[bool] = True
     shares_addresses: ClassVar[bool] = True
+    kill_loses_writes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = CAPABILITIES
     dialect: ClassVar[Dialect] = DOCKER
 

@@ -74,6 +74,7 @@ class LibvirtBackend:
     links_outlive_nodes: ClassVar[bool] = False
     outlives_us: ClassVar[bool] = True
     shares_addresses: ClassVar[bool] = True
+    kill_loses_writes: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self) -> None:

@@ -120,9 +120,15 @@ fail() {
     diagnose
     exit 0
 }
+# What the boot has written, such as sshd's keys, is to be there also when the power is cut just now.
+end() {
+    ! command -v sync >/dev/null || sync
+    echo $1
+    exit 0
+}
 stage= doing=
-if [ -e $at/disabled ]; then echo disabled; exit 0; fi
-if [ ! -d $at ] && ! command -v cloud-init >/dev/null; then echo none; exit 0; fi
+if [ -e $at/disabled ]; then end disabled; fi
+if [ ! -d $at ] && ! command -v cloud-init >/dev/null; then end none; fi
 while [ ! -e $at/result.json ]; do
     finding=
     [ ! -r $at/status.json ] || look
@@ -143,7 +149,7 @@ for address; do
         until has $address; do pause; done
     fi
 done
-echo done
+end done
 """
 _LOOKS_PER_SECOND = 5
 

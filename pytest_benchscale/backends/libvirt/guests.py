@@ -31,6 +31,9 @@ from pytest_benchscale.errors import LabError, NodeDied
 
 __all__ = ["Guests"]
 
+_PROCEDURE = (
+    2  # one more whenever guests are made ready otherwise: what was kept before is of no use then
+)
 _EMULATION = 3.0  # how much slower than on KVM a guest may boot
 _MORE_GRACE = 30.0  # seconds at most, for the same reason
 _BOOTS_PER_CPU = 4  # at once, on KVM; each has a processor to itself under emulation
@@ -90,6 +93,7 @@ class Guests:
             disk=size,
             made_by=self._site.made_by,
             machine=self._site.machine,
+            procedure=_PROCEDURE,
         )
         if self._plan.prepared and await self._goes_on(node, key):
             return

@@ -75,6 +75,7 @@ class LocalBackend(Keep):
     links_outlive_nodes: ClassVar[bool] = True
     outlives_us: ClassVar[bool] = False
     shares_addresses: ClassVar[bool] = False
+    kill_loses_writes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = _CAPABILITIES
 
     def __init__(self, *, overlay: bool = True) -> None:

@@ -68,6 +68,7 @@ class SshBackend:
     links_outlive_nodes: ClassVar[bool] = False
     outlives_us: ClassVar[bool] = False
     shares_addresses: ClassVar[bool] = False
+    kill_loses_writes: ClassVar[bool] = False
     capabilities: ClassVar[frozenset[Capability]] = frozenset(
         {Capability.EXISTING, Capability.USERS, Capability.CONDITIONS, Capability.PARTITIONS}
     )

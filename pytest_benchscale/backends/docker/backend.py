@@ -139,7 +139,7 @@ class DockerBackend(Upkeep):
         version, internal = engine.client.api_version, await self.can_be_internal(engine, info)
         ability = ability_of(info, version, self.dialect, internal=internal)
         type(self).last_ability = ability
-        remover = Remover(engine, plan.timeout_scale)
+        remover = Remover(engine, plan.timeout_scale, self.dialect)
         plugs = await plugs_for(engine, plan, info, self.dialect)
         wirings = wire(
             plan,

@@ -15,7 +15,8 @@ class Dialect:
     (`network.joins_in_order`). `log_options` bound the log of a container, which would else fill the disk.
     `endpoint_mac` is the first version of the API in which each attachment has a MAC address of its own.
     `routes_internally`: packets with foreign addresses pass on an internal network. `added_rights` are the
-    capabilities of Linux that Docker grants to every container and this daemon does not.
+    capabilities of Linux that Docker grants to every container and this daemon does not. `forgets_bridges`:
+    one may be left of a network that is removed.
     """
 
     log_driver: str = "json-file"
@@ -27,6 +28,7 @@ class Dialect:
     endpoint_mac: tuple[int, ...] = (1, 44)
     routes_internally: bool = False
     added_rights: tuple[str, ...] = ()
+    forgets_bridges: bool = False
 
 
 DOCKER = Dialect()
@@ -40,4 +42,5 @@ PODMAN = Dialect(
     endpoint_mac=(1, 0),
     routes_internally=True,
     added_rights=("AUDIT_WRITE", "MKNOD", "NET_RAW"),
+    forgets_bridges=True,
 )

@@ -13,6 +13,7 @@ from typing import Any
 
 from pytest_benchscale.backends.base import OwnedThing
 from pytest_benchscale.backends.docker.builds import LAB_LABEL
+from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.removal import Remover
 from pytest_benchscale.errors import BenchscaleError, LabError
@@ -53,7 +54,7 @@ async def listed(
     ]
 
 
-async def remove(engine: Engine, owner: str, lab_id: str) -> None:
+async def remove(engine: Engine, dialect: Dialect, owner: str, lab_id: str) -> None:
     """Remove what one lab of a run has.
 
     Raises:
@@ -61,7 +62,7 @@ async def remove(engine: Engine, owner: str, lab_id: str) -> None:
         LabError: something could not be removed; the rest was.
     """
     things, errors = await listed(engine, owner, lab_id), []
-    remover = Remover(engine, 1.0)
+    remover = Remover(engine, 1.0, dialect)
     for kind in _ORDER:
         these = [thing for thing in things if thing.kind == kind]
         work = (_remove(engine, remover, thing) for thing in these)

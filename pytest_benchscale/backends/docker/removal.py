@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import anyio
 import docker
 
+from pytest_benchscale.backends.docker import bridges
+from pytest_benchscale.backends.docker.dialect import Dialect
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.errors import BackendUnavailable, LabError
 
@@ -32,8 +34,9 @@ class Remover:
     All removals of a lab share one patience: a daemon that stayed away once is given up by the others too.
     """
 
-    def __init__(self, engine: Engine, scale: float) -> None:
+    def __init__(self, engine: Engine, scale: float, dialect: Dialect) -> None:
         self._engine = engine
+        self._dialect = dialect
         self._patience = PATIENCE * scale
         self._away_since: float | None = None
         self._unanswered = False
@@ -71,6 +74,10 @@ class Remover:
         deadline = anyio.current_time() + _ENDPOINT_SECONDS
         while True:
             try:
+                if self._dialect.forgets_bridges:
+                    await bridges.remove_idle(
+                        self._engine.address, self.ask, self.client, identifier
+                    )
                 await self.ask(self._engine.client.remove_network, identifier)
             except ApiError as error:
                 if error.status == _GONE:

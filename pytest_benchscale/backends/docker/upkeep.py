@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_benchscale.backends.base import LabPlan, NodeInfo, NodeStatus, OwnedThing
 from pytest_benchscale.backends.docker import checkpoint, failures, images, keeping, owned
@@ -13,6 +13,7 @@ from pytest_benchscale.errors import LabError, NodeDied
 
 if TYPE_CHECKING:
     from pytest_benchscale.backends.docker.containers import Containers
+    from pytest_benchscale.backends.docker.dialect import Dialect
     from pytest_benchscale.backends.docker.engine import Engine
     from pytest_benchscale.backends.docker.node import DockerNode
     from pytest_benchscale.backends.docker.successors import Successors
@@ -23,6 +24,7 @@ __all__ = ["Upkeep"]
 class Upkeep:
     """Methods of `DockerBackend`. While `_is_kept`, `close` ends nothing."""
 
+    dialect: ClassVar[Dialect]
     _nodes: dict[str, DockerNode]
     _networks: dict[str, Errand | Done]
     _is_kept: bool
@@ -87,7 +89,7 @@ class Upkeep:
         """Remove the containers, networks and images that carry the labels of this run and this lab."""
         engine = await self._reach()
         with failures.told(f"what lab {lab_id} has cannot be listed", "gc"):
-            await owned.remove(engine, owner, lab_id)
+            await owned.remove(engine, self.dialect, owner, lab_id)
 
     async def list_owned(self, owner: str | None) -> Sequence[OwnedThing]:
         """Return the containers, networks and images of a run."""

@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from pytest_benchscale.backends.docker import removal
+from pytest_benchscale.backends.docker.dialect import DOCKER
 from pytest_benchscale.backends.docker.engine import ApiError, Engine
 from pytest_benchscale.backends.docker.errand import Errand
 from pytest_benchscale.backends.docker.removal import Remover
@@ -57,7 +58,7 @@ class FakeEngine:
 def remover(*answers: object) -> tuple[Remover, Client, FakeEngine]:
     client = Client(*answers)
     engine = FakeEngine(client)
-    return Remover(cast(Engine, engine), 1.0), client, engine
+    return Remover(cast(Engine, engine), 1.0, DOCKER), client, engine
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,7 @@ HEAVY = {
 class TestLibvirt(BackendContract):
     backend = "libvirt"
     image = IMAGE
+    side_by_side = 2  # more machines than processors do not boot at once
 
     @pytest.fixture(scope="class")
     @classmethod

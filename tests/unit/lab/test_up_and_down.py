@@ -21,7 +21,7 @@ from pytest_benchscale.lab import bringup, teardown
 from pytest_benchscale.lab.lab import Lab
 from pytest_benchscale.lab.portal import Portal
 from pytest_benchscale.topology.model import Topology
-from tests.fake_backend import Script, make_backend
+from tests.fake_backend import FakeBackend, Script, make_backend
 from tests.unit.lab.conftest import MakeLab
 
 THREE_TIERS = (
@@ -84,6 +84,18 @@ async def test_a_node_comes_after_what_it_depends_on_is_ready(
     assert order == sorted(order)
     assert script.most_at_once == 1
     assert [one.command_line for one in lab.history] == ["echo set up"]
+    await lab.down()
+
+
+@pytest.mark.parametrize("loses", [True, False])
+async def test_what_nodes_were_set_up_with_is_synced_where_their_end_would_lose_it(
+    make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch, loses: bool
+) -> None:
+    monkeypatch.setattr(FakeBackend, "kill_loses_writes", loses)
+    lab = make_lab({"name": "a", "setup": ["echo set up"]}, "b")
+    await lab.up()
+    synced = [one.node for one in lab.history if one.command_line.endswith("|| sync")]
+    assert synced == (["a"] if loses else [])
     await lab.down()
 
 

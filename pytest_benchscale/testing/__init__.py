@@ -15,6 +15,7 @@ Class attributes say what the suite cannot know:
                     None: it has none, and these tests are skipped
     lacking         capabilities that the backend declares but does not have on this machine
     side_by_side    how many nodes come up at the same time at least (4)
+    slack           how many seconds there may be between the first and the last of these (2)
     known_failures  test name, or `name[case]`, -> reason. Such a test is expected to fail, and
                     one that begins to pass fails the run until it is taken off the list
 

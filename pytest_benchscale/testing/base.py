@@ -81,6 +81,7 @@ class Contract:
     lacking: ClassVar[frozenset[Capability]] = frozenset()
     known_failures: ClassVar[Mapping[str, str]] = {}
     side_by_side: ClassVar[int] = 4
+    slack: ClassVar[int] = 2
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Mark the known failures: a test that begins to pass must be taken off the list."""

@@ -103,12 +103,12 @@ class BringUpContract(Contract):
         assert started["app"] - started["db"] >= 0.5
 
     async def test_nodes_that_do_not_depend_on_each_other_come_up_together(self) -> None:
-        count = self.side_by_side
-        nodes = ", ".join(f"{{name: node{n}, setup: [sleep 2]}}" for n in range(count))
+        count, command = self.side_by_side, f"sleep {self.slack}"
+        nodes = ", ".join(f"{{name: node{n}, setup: [{command}]}}" for n in range(count))
         with self.open(f"nodes: [{nodes}]") as lab:
-            began = [one.started for one in lab.history if one.command_line == "sleep 2"]
+            began = [one.started for one in lab.history if one.command_line == command]
             assert len(began) == count
-            assert max(began) - min(began) < 2, "one had ended before another began"
+            assert max(began) - min(began) < self.slack, "one had ended before another began"
 
     async def test_env_reaches_setup(self) -> None:
         text = "nodes: [{name: alpha, env: {ROLE: 1}, setup: ['echo $ROLE > /srv/role']}]"

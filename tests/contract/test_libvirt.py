@@ -44,6 +44,7 @@ class TestLibvirt(BackendContract):
     backend = "libvirt"
     image = IMAGE
     side_by_side = 2  # more machines than processors do not boot at once
+    slack = 15  # of a first boot
 
     @pytest.fixture(scope="class")
     @classmethod

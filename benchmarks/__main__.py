@@ -51,7 +51,7 @@ LOCAL_JOBS: dict[str, Callable[[Bench], None]] = {
     "startup": pytest_jobs.startup,
 }
 BACKENDS = (LOCAL, *units.BACKENDS)
-ALL_JOBS = tuple(dict.fromkeys((*LOCAL_JOBS, *daemon_jobs.JOBS)))
+ALL_JOBS = tuple(dict.fromkeys((*LOCAL_JOBS, *daemon_jobs.JOBS, *ssh_jobs.JOBS, *vm_jobs.JOBS)))
 NAMES = tuple(dict.fromkeys((*contestants.FINDERS, *daemon.PEERS, *sshd.NAMES)))
 
 

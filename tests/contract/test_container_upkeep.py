@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from pytest_benchscale import Lab, LabError
+from pytest_benchscale.backends.docker import successors
+from pytest_benchscale.backends.docker.containers import Containers
 from pytest_benchscale.backends.docker.shared_machine import kill_inside
 from pytest_benchscale.lab.ledger import Ledger, Standing
 from pytest_benchscale.lab.opening import attach
@@ -65,6 +67,19 @@ def sleeping_here(seconds: str) -> bool:
             if path.read_bytes() == wanted:
                 return True
     return False
+
+
+def breaks_off(function: Any, node: str) -> Any:
+    """Return the same, which has done its work for a node when it fails."""
+
+    async def work(self: Containers, of: Any, *arguments: Any, **options: Any) -> None:
+        if of.plan.name == node and function.__name__ == "create_again":
+            raise LabError("broken off", node=node)
+        await function(self, of, *arguments, **options)
+        if of.plan.name == node:
+            raise LabError("broken off", node=node)
+
+    return work
 
 
 async def waiting(
@@ -213,6 +228,37 @@ async def test_a_node_in_any_state_is_led_back_by_what_waits(api, state):
         assert not (await beta.exec("test -e /srv/used")).ok
         assert containers(api, lab)["beta"]["Id"] == successor
         assert await lab.reachability() == {"alpha": ["beta"], "beta": ["alpha"]}
+    assert not of_lab(api, lab)
+
+
+@pytest.mark.parametrize("step", ["remove", "rename", "connect"])
+async def test_a_reset_that_was_cut_off_is_repeated(api, monkeypatch, step):
+    async with resettable(PAIR) as lab:
+        await waiting(api, lab)
+        await lab["beta"].exec("echo used > /srv/used", check=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(successors, "kill_inside", lambda *_: step != "remove")
+            patch.setattr(Containers, step, breaks_off(getattr(Containers, step), "beta"))
+            with pytest.raises(LabError, match="broken off"):
+                await lab.reset()
+        await lab.reset()
+        assert not (await lab["beta"].exec("test -e /srv/used")).ok
+        assert await lab.reachability() == {"alpha": ["beta"], "beta": ["alpha"]}
+        await waiting(api, lab)
+    assert not of_lab(api, lab)
+
+
+async def test_a_node_whose_reset_failed_is_started_by_another_reset_only(api, monkeypatch):
+    async with resettable(PAIR) as lab:
+        with monkeypatch.context() as patch:
+            again = breaks_off(Containers.create_again, "alpha")
+            patch.setattr(Containers, "create_again", again)
+            with pytest.raises(LabError, match="broken off"):
+                await lab.reset()
+        with pytest.raises(LabError, match="its reset failed"):
+            await lab["alpha"].start()
+        await lab.reset()
+        assert (await lab["alpha"].exec("true")).ok
     assert not of_lab(api, lab)
 
 

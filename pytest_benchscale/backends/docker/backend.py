@@ -208,6 +208,13 @@ class DockerBackend(Upkeep):
         containers, node = self._opened(), self._node(name)
         await self._watching()
         if not node.is_alive:
+            if node.container is None:
+                raise LabError(
+                    f"node {name!r} has no container: its reset failed",
+                    node=name,
+                    step="start",
+                    resolution="reset the lab again, or bring it up anew",
+                )
             node.lost(NodeDied(name, node.why()))
             async with containers.engine.building():
                 await containers.attachments.leave_later_networks(node)

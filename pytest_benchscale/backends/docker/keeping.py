@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
@@ -50,6 +51,7 @@ def state_of(nodes: Mapping[str, DockerNode], networks: Mapping[str, str]) -> di
                 "image": node.image,
                 "own_command": node.own_command,
                 "is_plugged": node.is_plugged,
+                "names": str(node.names) if node.names is not None else None,
                 "checkpoint": node.checkpoint,
                 "status": str(node.status),
                 "reason": node.reason,
@@ -156,6 +158,7 @@ def _found(plan: NodePlan, kept: Mapping[str, Any], known: Mapping[str, Any]) ->
     node.container, node.image = kept["container"], kept["image"]
     node.checkpoint, node.own_command = kept["checkpoint"], kept["own_command"]
     node.is_plugged = kept.get("is_plugged", False)
+    node.names = Path(kept["names"]) if kept.get("names") else None
     node.creation = Done(kept["container"])
     if state["Running"]:
         node.ports = published(known)

@@ -52,6 +52,8 @@ def kill_inside(pid: int, container: str) -> bool:
     Return whether that is so; else the process is not there any more, it is not of this container, or
     something does not end. The end of a container costs its daemon ten times as much, and can wait then.
     """
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return False  # some builds of Python lack them
     deadline = monotonic() + _ENDING_SECONDS
     try:
         with _held(pid) as main:

@@ -35,6 +35,7 @@ class _Ahead:
     node: DockerNode
     former: DockerNode | None
     task: asyncio.Task[None] | None = None
+    removal: asyncio.Task[None] | None = None  # of the former one, under way
     is_ready: bool = False
 
 
@@ -83,7 +84,7 @@ class Successors:
             return
         await _stop(ahead)
         if ahead.former is not None:
-            await self._containers.remove(ahead.former)
+            await self._containers.remove(ahead.former)  # perhaps again: what is gone is no error
         await self._containers.remove(ahead.node)
         self._ahead.pop(name, None)
 
@@ -106,11 +107,12 @@ class Successors:
     async def _put(self, name: str, node: DockerNode, *, paused: bool) -> DockerNode:
         """Have a running container be the node, once nothing runs in the node's own any more."""
         containers, former = self._containers, self._nodes[name]
-        await containers.rename(former, FORMER)
         if paused or not await to_thread.run_sync(kill_inside, former.pid, str(former.container)):
             await containers.remove(former, paused=paused)
         self._nodes[name] = node
+        # From here on the next reset clears up, whatever becomes of this one.
         self.prepare(name, former)
+        await containers.rename(former, FORMER)
         await containers.rename(node)
         await containers.connect(node, again=True)
         return node
@@ -136,7 +138,9 @@ class Successors:
             async with self._turn:
                 await engine.leisure()
                 if ahead.former is not None:
-                    await self._containers.remove(ahead.former)
+                    # Who has no time for the successor waits for the end of this: it is needed all the same.
+                    ahead.removal = asyncio.ensure_future(self._containers.remove(ahead.former))
+                    await asyncio.shield(ahead.removal)
                     ahead.former = None
                     await engine.leisure()
                 await self._containers.create_ahead(ahead.node)
@@ -148,4 +152,6 @@ class Successors:
 async def _stop(ahead: _Ahead) -> None:
     if ahead.task is not None:
         ahead.task.cancel()
-        await asyncio.wait([ahead.task])
+        await asyncio.wait([one for one in (ahead.task, ahead.removal) if one is not None])
+        if ahead.removal is not None and not ahead.removal.cancelled():
+            ahead.removal.exception()  # it was looked at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,9 +38,8 @@ class Upkeep:
     async def keep(self, until: float | None = None) -> Mapping[str, Any]:
         """Leave the lab to itself: what `adopt` needs are the ids of what there is."""
         self._opened()
-        for name in self._nodes:
-            with failures.told(f"what waits for node {name!r} was not removed", "keep", name):
-                await self._following().drop(name)
+        with failures.told("what waits for the nodes was not removed", "keep"):
+            await asyncio.gather(*map(self._following().drop, self._nodes))
         networks = {}
         for name, errand in self._networks.items():
             if (identifier := await errand.outcome()) is None:

@@ -63,3 +63,8 @@ def test_a_process_that_has_ended_is_not_of_the_container(somebody):
 @pytest.mark.parametrize("pid", [0, -1, 2**40])
 def test_what_is_no_process_is_not_killed(pid):
     assert not kill_inside(pid, CONTAINER)
+
+
+def test_without_a_hold_on_processes_nothing_is_killed(somebody, monkeypatch):
+    monkeypatch.delattr(os, "pidfd_open")
+    assert not kill_inside(somebody.pid, CONTAINER)
